@@ -1,0 +1,14 @@
+"""Coulomb sums of Gaussian charges; torch only, no units of its own, no models, no OpenMM."""
+
+from openmm_les.electrostatics.ewald import ewald_energy, ewald_sum
+from openmm_les.electrostatics.isolated import isolated_energy, isolated_sum
+from openmm_les.electrostatics.solver import LatentCoulomb, latent_ewald
+
+__all__ = [
+    "LatentCoulomb",
+    "ewald_energy",
+    "ewald_sum",
+    "isolated_energy",
+    "isolated_sum",
+    "latent_ewald",
+]

@@ -1,0 +1,143 @@
+"""The Coulomb sum as an object that a model holds, and as one function."""
+
+from __future__ import annotations
+
+import math
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from openmm_les.electrostatics.ewald import ewald_sum
+from openmm_les.electrostatics.isolated import isolated_sum, self_energy
+
+METHODS = ("auto", "isolated", "ewald")
+
+
+class LatentCoulomb(nn.Module):
+    """Coulomb interaction of latent charges: isolated, or periodic where a cell is given.
+
+    Parameters
+    ----------
+    smearing : σ in Å, part of the model
+    coulomb_constant : eV·Å/e², part of the model
+    k_cutoff : 1/Å, sharp cut of the periodic sum, part of some published models; None = converged
+    self_interaction : keep ``ke Σ q²/(√(2π) σ)`` in the energy
+    tolerance : numerics, see `latent_ewald`
+    """
+
+    def __init__(
+        self,
+        smearing: float = 1.0,
+        coulomb_constant: float = 14.399645,
+        k_cutoff: Optional[float] = None,
+        self_interaction: bool = False,
+        tolerance: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        for name, value in (("smearing", smearing), ("coulomb_constant", coulomb_constant)):
+            if not (value > 0.0 and math.isfinite(value)):
+                raise ValueError(f"`{name}` must be positive, got {value}")
+        if k_cutoff is not None and not k_cutoff > 0.0:
+            raise ValueError(f"`k_cutoff` must be positive or None, got {k_cutoff}")
+        if not 0.0 < tolerance < 1.0:
+            raise ValueError(f"`tolerance` must lie between 0 and 1, got {tolerance}")
+        self.smearing = float(smearing)
+        self.coulomb_constant = float(coulomb_constant)
+        self.k_cutoff = k_cutoff
+        self.self_interaction = self_interaction
+        self.tolerance = float(tolerance)
+
+    def forward(
+        self, positions: Tensor, charges: Tensor, cell: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Energy (eV), dE/dq ([n_atoms], eV/e), dE/dr at fixed charges ([n_atoms, 3], eV/Å).
+
+        ``positions`` [n_atoms, 3] in Å, ``charges`` [n_atoms] in e, ``cell`` [3, 3] in Å or None.
+        All outputs are differentiable.
+        """
+        if cell is None:
+            energy, potential, gradient = isolated_sum(
+                positions, charges, self.smearing, self.coulomb_constant
+            )
+        else:
+            # The exact sum converges so fast that it affords a margin below the tolerance asked.
+            energy, potential, gradient = ewald_sum(
+                positions,
+                charges,
+                cell,
+                self.smearing,
+                self.coulomb_constant,
+                self.k_cutoff,
+                1e-4 * self.tolerance,
+            )
+        if self.self_interaction:
+            energy = energy + self_energy(charges, self.smearing, self.coulomb_constant)
+            potential = potential + charges * (
+                2.0 * self.coulomb_constant / (math.sqrt(2.0 * math.pi) * self.smearing)
+            )
+        return energy, potential, gradient
+
+
+def latent_ewald(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Optional[Tensor] = None,
+    smearing: float = 1.0,
+    method: str = "auto",
+    k_cutoff: Optional[float] = None,
+    self_interaction: bool = False,
+    coulomb_constant: float = 14.399645,
+    tolerance: float = 1e-5,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    r"""Coulomb energy of latent charges, its potential and its gradient.
+
+    Parameters
+    ----------
+    positions : [n_atoms, 3], Å
+    charges : [n_atoms], e
+    cell : [3, 3], Å, rows are vectors, either handedness; None = isolated
+    smearing : σ in Å; two charges interact by ``erf(r/√2σ)/r``
+    method : "isolated", "ewald" (exact sum) or "auto"
+    k_cutoff : 1/Å, sharp cut ``|k| <= k_cutoff`` of some published models (2π/dl); None = converged
+    self_interaction : keep ``ke Σ q²/(√(2π) σ)``
+    coulomb_constant : eV·Å/e²
+    tolerance : relative error of forces that a numerical method may make
+
+    Returns
+    -------
+    energy : scalar, eV
+    potential : [n_atoms], eV/e, dE/dq
+    gradient : [n_atoms, 3], eV/Å, dE/dr at fixed charges
+
+    Raises
+    ------
+    ValueError
+        A shape, a value or a combination that cannot be computed.
+
+    Notes
+    -----
+    Cheng, npj Comput. Mater. 11, 80 (2025). All outputs are differentiable.
+    """
+    if positions.dim() != 2 or positions.shape[1] != 3:
+        raise ValueError(f"`positions` must have shape [n, 3], got {list(positions.shape)}")
+    if charges.shape != positions.shape[:1]:
+        raise ValueError(
+            f"`charges` must have shape [{positions.shape[0]}], got {list(charges.shape)}"
+        )
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "ewald" and cell is None:
+        raise ValueError("`method='ewald'` needs a cell, got cell=None")
+    if method == "isolated" and cell is not None:
+        raise ValueError("`method='isolated'` takes no cell; pass cell=None")
+    if cell is not None:
+        if cell.shape != (3, 3):
+            raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
+        if not float(torch.abs(torch.linalg.det(cell.detach()))) > 0.0:
+            raise ValueError("`cell` has no volume; use cell=None for an isolated system")
+    for name, value in (("positions", positions), ("charges", charges)):
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise ValueError(f"`{name}` holds NaN or infinite values")
+    solver = LatentCoulomb(smearing, coulomb_constant, k_cutoff, self_interaction, tolerance)
+    return solver(positions, charges, cell)

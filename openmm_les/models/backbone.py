@@ -1,0 +1,21 @@
+"""What every short-range backbone gives: energies and features of atoms."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class BackboneOutput(NamedTuple):
+    """Result of a backbone's ``forward(graph: Graph)``.
+
+    A backbone is any ``nn.Module`` with that signature and the attributes ``cutoff`` (float, Å)
+    and ``n_features`` (int). It must be invariant to translation, rotation and permutation, and
+    smooth where a pair crosses the cutoff; nothing else is asked of it.
+    """
+
+    energies: Tensor
+    """[n_atoms], eV, short-range energy of each atom without its element's reference energy"""
+    features: Tensor
+    """[n_atoms, n_features], invariant description of each atom, read by the charge head"""

@@ -1,0 +1,293 @@
+"""The built-in backbone: scalars, vectors and rank-2 tensors in body-ordered products.
+
+Two layouts make it fast: pairs lie in dense rows (one row of neighbours per atom), which turns
+sums over neighbours into batched matrix products, and components come first ([3, n, c] vectors,
+[5, n, c] tensors), which turns products and channel mixing into wide matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import List, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from openmm_les.graph import Graph, padded_pairs, pair_vectors
+from openmm_les.models.backbone import BackboneOutput
+from openmm_les.models.radial import BesselBasis, NuclearRepulsion, envelope
+
+
+class Features(NamedTuple):
+    """Equivariant features of n atoms in c channels."""
+
+    scalar: Tensor
+    """[n, c]"""
+    vector: Tensor
+    """[3, n, c]"""
+    tensor: Tensor
+    """[5, n, c], symmetric traceless, in the orthonormal basis of `tensor_basis`"""
+
+
+def tensor_basis() -> Tensor:
+    """Orthonormal symmetric traceless matrices, [5, 3, 3] float64: ``tr(B_m B_n) = δ_mn``."""
+    basis = torch.zeros(5, 3, 3, dtype=torch.float64)
+    half, third = math.sqrt(0.5), math.sqrt(1.0 / 6.0)
+    for m, (a, b) in enumerate(((0, 1), (1, 2), (0, 2))):
+        basis[m, a, b] = basis[m, b, a] = half
+    basis[3] = torch.diag(torch.tensor([-third, -third, 2.0 * third], dtype=torch.float64))
+    basis[4] = torch.diag(torch.tensor([half, -half, 0.0], dtype=torch.float64))
+    return basis
+
+
+def angular_functions(directions: Tensor, basis: Tensor) -> Tensor:
+    """Unit vectors [..., 3] to [..., 9]: 1, the vector and ``r r - 1/3`` in the tensor basis.
+
+    Each block is scaled to mean square 1 per component over the sphere.
+    """
+    products = directions.unsqueeze(-1) * directions.unsqueeze(-2)  # [..., 3, 3]
+    tensor = products.flatten(-2) @ basis.view(5, 9).t()
+    one = torch.ones_like(directions[..., :1])
+    return torch.cat([one, math.sqrt(3.0) * directions, math.sqrt(7.5) * tensor], -1)
+
+
+class ChannelMixing(nn.Module):
+    """Mixes channels of scalars, vectors and tensors, each with its own matrix."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.scalar = nn.Linear(n_in, n_out)
+        self.vector = nn.Linear(n_in, n_out, bias=False)
+        self.tensor = nn.Linear(n_in, n_out, bias=False)
+
+    def forward(self, x: Features) -> Features:
+        return Features(self.scalar(x.scalar), self.vector(x.vector), self.tensor(x.tensor))
+
+
+class TensorProduct(nn.Module):
+    """Channel-by-channel product of two feature sets, its paths mixed into new channels."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        basis = tensor_basis()
+        dtype = torch.get_default_dtype()
+        # Tensor times vector, [3, 15], and vector times vector, [5, 9], as wide matrices.
+        contraction = basis.transpose(0, 1).reshape(3, 15) * math.sqrt(0.6)
+        self.register_buffer("contraction", contraction.to(dtype), persistent=False)
+        self.register_buffer("dyad", basis.reshape(5, 9).to(dtype), persistent=False)
+        self.mix = ChannelMixing(3 * n_channels, n_channels)
+
+    def forward(self, x: Features, y: Features) -> Features:
+        n, c = x.scalar.shape
+        scalars = torch.cat(
+            [
+                x.scalar * y.scalar,
+                (x.vector * y.vector).sum(0),
+                (x.tensor * y.tensor).sum(0),
+            ],
+            -1,
+        )
+        turned = (x.tensor.unsqueeze(1) * y.vector.unsqueeze(0)).view(15, n * c)
+        vectors = torch.cat(
+            [
+                x.scalar * y.vector,
+                x.vector * y.scalar,
+                torch.mm(self.contraction, turned).view(3, n, c),
+            ],
+            -1,
+        )
+        dyads = (x.vector.unsqueeze(1) * y.vector.unsqueeze(0)).view(9, n * c)
+        tensors = torch.cat(
+            [
+                x.scalar * y.tensor,
+                x.tensor * y.scalar,
+                torch.mm(self.dyad, dyads).view(5, n, c),
+            ],
+            -1,
+        )
+        return self.mix(Features(scalars, vectors, tensors))
+
+
+class Interaction(nn.Module):
+    """One round: gather what the neighbours hold, multiply to higher body order, update."""
+
+    def __init__(self, n_channels: int, n_message: int, n_radial: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.n_channels = n_channels
+        self.n_message = n_message
+        # Weights of a pair: three orders of new angular functions. Later rounds also carry the
+        # neighbour's vectors and tensors on, and read scalars from them along the bond.
+        self.radial = nn.Linear(n_radial, 3 * n_channels, bias=False)
+        self.radial_message = nn.Linear(n_radial, 4 * n_message, bias=False)
+        # One row of radial_message serves all components of a vector (3) or a tensor (5).
+        rows = torch.arange(4 * n_message).view(4, n_message)
+        components = [0] * 3 + [1] * 5 + [2] * 3 + [3] * 5
+        self.register_buffer("message_rows", rows[components].flatten(), persistent=False)
+        self.message_scalar = nn.Linear(n_channels, n_channels)
+        self.message_vector = nn.Linear(n_channels, n_message, bias=False)
+        self.message_tensor = nn.Linear(n_channels, n_message, bias=False)
+        self.mix = ChannelMixing(n_channels if first else n_channels + n_message, 3 * n_channels)
+        self.second_order = TensorProduct(n_channels)
+        self.third_order = TensorProduct(n_channels)
+        self.gate_in = nn.Linear(n_channels, n_channels)
+        self.gate_out = nn.Linear(n_channels, 3 * n_channels)
+
+    def gather(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
+        """Sums over neighbours; arguments as in `forward`."""
+        c, m = self.n_channels, self.n_message
+        n, width = neighbors.shape
+        weights = self.radial(radial)  # [n, K, n_weights]
+        rows = angular.transpose(1, 2)  # [n, 9, K]
+        if self.first:  # the pair's elements are in the radial weights already
+            w = torch.split(weights, c, -1)
+            return Features(
+                torch.bmm(rows[:, 0:1], w[0]).squeeze(1),
+                torch.bmm(rows[:, 1:4], w[1]).transpose(0, 1),
+                torch.bmm(rows[:, 4:9], w[2]).transpose(0, 1),
+            )
+        held = torch.cat(
+            [
+                self.message_scalar(x.scalar),
+                self.message_vector(x.vector).transpose(0, 1).reshape(n, 3 * m),
+                self.message_tensor(x.tensor).transpose(0, 1).reshape(n, 5 * m),
+            ],
+            -1,
+        )
+        held = held.index_select(0, neighbors.view(-1)).view(n, width, c + 8 * m)
+        scalar, tensors = torch.split(held, [c, 8 * m], -1)
+        message_weights = radial @ self.radial_message.weight[self.message_rows].t()
+        along, onward = torch.split(message_weights, 8 * m, -1)
+        # Sum over neighbours and components of (feature · angular function), [n, m].
+        bond = torch.bmm(
+            angular[:, :, 1:].reshape(n, 1, 8 * width), (tensors * along).view(n, 8 * width, m)
+        ).squeeze(1)
+        carried = (tensors * onward).sum(1).view(n, 8, m)
+        w = torch.split(weights, c, -1)
+        return Features(
+            torch.cat([(w[0] * scalar).sum(1), bond], -1),
+            torch.cat([torch.bmm(rows[:, 1:4], w[1] * scalar), carried[:, :3]], -1).transpose(0, 1),
+            torch.cat([torch.bmm(rows[:, 4:9], w[2] * scalar), carried[:, 3:]], -1).transpose(0, 1),
+        )
+
+    def forward(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
+        """Updated features.
+
+        ``neighbors`` [n, K]; ``angular`` [n, K, 9]; ``radial`` [n, K, n_radial], 0 on padding.
+        """
+        c = self.n_channels
+        mixed = self.mix(self.gather(x, neighbors, angular, radial))
+        s, v, t = (
+            torch.split(mixed.scalar, c, -1),
+            torch.split(mixed.vector, c, -1),
+            torch.split(mixed.tensor, c, -1),
+        )
+        second = self.second_order(Features(s[0], v[0], t[0]), Features(s[1], v[1], t[1]))
+        third = self.third_order(second, Features(s[2], v[2], t[2]))
+        scalar = s[0] + second.scalar + third.scalar
+        gates = self.gate_out(nn.functional.silu(self.gate_in(scalar)))
+        update, vector_gate, tensor_gate = torch.split(gates, c, -1)
+        return Features(
+            x.scalar + update,
+            x.vector + torch.sigmoid(vector_gate) * (v[0] + second.vector + third.vector),
+            x.tensor + torch.sigmoid(tensor_gate) * (t[0] + second.tensor + third.tensor),
+        )
+
+
+class EquivariantBackbone(nn.Module):
+    """Compact equivariant message-passing network of scalars, vectors and rank-2 tensors.
+
+    Parameters
+    ----------
+    elements : atomic numbers the network knows
+    cutoff : Å
+    n_channels : channels of each of scalars, vectors and tensors
+    n_message : channels of the neighbours' vectors and tensors that travel (the costly part)
+    n_layers : rounds of message passing
+    n_basis : Bessel functions
+    n_radial : width of the element-pair radial network
+    mean_neighbors : typical number of neighbours, scales sums over them
+
+    Notes
+    -----
+    Built from published ideas: products of neighbour densities (Drautz, Phys. Rev. B 99, 014104
+    (2019); Batatia et al., NeurIPS 2022), equivariant messages of Cartesian vectors and tensors
+    (Schütt et al., ICML 2021; Simeon and De Fabritiis, NeurIPS 2023).
+    """
+
+    def __init__(
+        self,
+        elements: List[int],
+        cutoff: float = 4.5,
+        n_channels: int = 48,
+        n_message: int = 8,
+        n_layers: int = 2,
+        n_basis: int = 8,
+        n_radial: int = 32,
+        mean_neighbors: float = 20.0,
+    ) -> None:
+        super().__init__()
+        self.cutoff = float(cutoff)
+        self.n_features = n_layers * n_channels
+        self.neighbor_scale = 1.0 / math.sqrt(mean_neighbors)
+        index = torch.full((119,), -1, dtype=torch.int64)
+        index[torch.tensor(elements)] = torch.arange(len(elements))
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer(
+            "basis", tensor_basis().to(torch.get_default_dtype()), persistent=False
+        )
+        self.repulsion = NuclearRepulsion(elements)
+        self.bessel = BesselBasis(n_basis, cutoff)
+        self.species = nn.Embedding(len(elements), n_channels)
+        self.radial_center = nn.Embedding(len(elements), n_radial)
+        self.radial_neighbor = nn.Embedding(len(elements), n_radial)
+        self.radial_in = nn.Linear(n_basis, n_radial)
+        self.radial_hidden = nn.Linear(n_radial, n_radial)
+        self.layers = nn.ModuleList(
+            [
+                Interaction(n_channels, n_message, n_radial, first=layer == 0)
+                for layer in range(n_layers)
+            ]
+        )
+        self.readouts = nn.ModuleList(
+            [
+                nn.Sequential(nn.Linear(n_channels, 16), nn.SiLU(), nn.Linear(16, 1))
+                for _ in range(n_layers)
+            ]
+        )
+        self.element_energy = nn.Embedding(len(elements), 1)
+        nn.init.zeros_(self.element_energy.weight)
+
+    def forward(self, graph: Graph) -> BackboneOutput:
+        n = graph.positions.shape[0]
+        species = self.index[graph.numbers]
+        table = padded_pairs(graph.centers, n)  # [n, K], n_pairs on padding
+        # Padding gets a vector at twice the cutoff, where the envelope and its slope vanish.
+        outside = torch.full_like(graph.positions[:1], 2.0 * self.cutoff)
+        vectors = torch.cat([pair_vectors(graph), outside], 0)[table]  # [n, K, 3]
+        neighbors = torch.cat([graph.neighbors, torch.zeros_like(graph.neighbors[:1])], 0)
+        if graph.neighbors.numel() == 0:
+            neighbors = torch.zeros(1, dtype=torch.int64, device=table.device)
+        neighbors = neighbors[table]
+        distances = torch.sqrt((vectors * vectors).sum(-1))  # [n, K]
+        angular = angular_functions(vectors / distances.unsqueeze(-1), self.basis)
+        second = species[neighbors]
+        repulsion = 0.5 * self.repulsion(distances, species.unsqueeze(1), second).sum(1)
+        pair = self.radial_center(species).unsqueeze(1) + self.radial_neighbor(second)
+        radial = nn.functional.silu(self.radial_in(self.bessel(distances)) + pair)
+        radial = nn.functional.silu(self.radial_hidden(radial))
+        radial = radial * (envelope(distances / self.cutoff) * self.neighbor_scale).unsqueeze(-1)
+
+        scalar = self.species(species)
+        x = Features(
+            scalar,
+            torch.zeros_like(scalar).expand(3, -1, -1),
+            torch.zeros_like(scalar).expand(5, -1, -1),
+        )
+        energies = self.element_energy(species).squeeze(-1) + repulsion
+        features: List[Tensor] = []
+        for layer, readout in zip(self.layers, self.readouts):
+            x = layer(x, neighbors, angular, radial)
+            energies = energies + readout(x.scalar).squeeze(-1)
+            features.append(x.scalar)
+        return BackboneOutput(energies, torch.cat(features, -1))

@@ -1,0 +1,14 @@
+"""Constants and unit factors, each with its source.
+
+Inside the package: Å, eV, e, Da, fs. At OpenMM's side: nm, kJ/mol, e, ps.
+"""
+
+COULOMB_CONSTANT = 14.399645
+"""e²/(4πε₀) in eV·Å/e² (CODATA 2018, the eight digits used by the LES papers)."""
+
+ANGSTROM_PER_NM = 10.0
+KJ_PER_MOL_PER_EV = 96.48533212331
+"""kJ/mol in one eV: e·N_A / 1000, both exact in the SI of 2019."""
+
+E_ANGSTROM_PER_DEBYE = 0.20819433270935597
+"""e·Å in one debye: 1e-21 C·m²·s⁻¹ / c / e (CODATA 2018)."""
