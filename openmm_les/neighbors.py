@@ -7,6 +7,8 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
+from openmm_les.graph import Graph
+
 
 def perpendicular_widths(cell: Tensor) -> Tensor:
     """Distances between opposite faces of a cell ([3, 3], rows are vectors), [3], same unit."""
@@ -56,3 +58,33 @@ def all_pairs(
         found = torch.nonzero((distances2 < cutoff * cutoff) & ~itself)
         chosen = shifts[found[:, 0], found[:, 1], found[:, 2]]
         return found[:, 0], found[:, 1], chosen
+
+
+def single_graph(
+    positions: Tensor,
+    numbers: Tensor,
+    cell: Optional[Tensor],
+    molecules: Tensor,
+    molecule_charges: Tensor,
+    cutoff: float,
+) -> Graph:
+    """Graph of one configuration, all pairs tested.
+
+    Parameters
+    ----------
+    positions : [n_atoms, 3], Å
+    numbers : [n_atoms], int64
+    cell : [3, 3], Å, or None = isolated
+    molecules : [n_atoms], int64
+    molecule_charges : [n_molecules], e
+    cutoff : Å
+    """
+    centers, neighbors, shifts = all_pairs(positions, cell, cutoff)
+    if cell is None:
+        cells = torch.zeros((1, 3, 3), dtype=positions.dtype, device=positions.device)
+    else:
+        cells = cell.unsqueeze(0)
+    offsets = torch.tensor([0, positions.shape[0]], device=positions.device)
+    return Graph(
+        positions, numbers, centers, neighbors, shifts, cells, offsets, molecules, molecule_charges
+    )

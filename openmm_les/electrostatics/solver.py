@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,17 @@ class LatentCoulomb(nn.Module):
         self.k_cutoff = k_cutoff
         self.self_interaction = self_interaction
         self.tolerance = float(tolerance)
+
+    @torch.jit.unused
+    def config(self) -> Dict[str, Any]:
+        """Constructor arguments, JSON-ready."""
+        return dict(
+            smearing=self.smearing,
+            coulomb_constant=self.coulomb_constant,
+            k_cutoff=self.k_cutoff,
+            self_interaction=self.self_interaction,
+            tolerance=self.tolerance,
+        )
 
     def forward(
         self, positions: Tensor, charges: Tensor, cell: Optional[Tensor]

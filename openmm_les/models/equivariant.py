@@ -8,7 +8,7 @@ sums over neighbours into batched matrix products, and components come first ([3
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -227,6 +227,16 @@ class EquivariantBackbone(nn.Module):
         mean_neighbors: float = 20.0,
     ) -> None:
         super().__init__()
+        self.settings = dict(
+            elements=list(elements),
+            cutoff=cutoff,
+            n_channels=n_channels,
+            n_message=n_message,
+            n_layers=n_layers,
+            n_basis=n_basis,
+            n_radial=n_radial,
+            mean_neighbors=mean_neighbors,
+        )
         self.cutoff = float(cutoff)
         self.n_features = n_layers * n_channels
         self.neighbor_scale = 1.0 / math.sqrt(mean_neighbors)
@@ -257,6 +267,11 @@ class EquivariantBackbone(nn.Module):
         )
         self.element_energy = nn.Embedding(len(elements), 1)
         nn.init.zeros_(self.element_energy.weight)
+
+    @torch.jit.unused
+    def config(self) -> Dict[str, Any]:
+        """Constructor arguments, JSON-ready."""
+        return dict(self.settings)
 
     def forward(self, graph: Graph) -> BackboneOutput:
         n = graph.positions.shape[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import Any, Dict, List
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +54,18 @@ class LatentChargeHead(nn.Module):
 
     def __init__(self, elements: List[int], n_features: int, n_hidden: int = 32) -> None:
         super().__init__()
+        self.settings = dict(elements=list(elements), n_features=n_features, n_hidden=n_hidden)
         index = torch.full((119,), -1, dtype=torch.int64)
         index[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("index", index, persistent=False)
         self.element_charge = nn.Parameter(torch.tensor([starting_charge(e) for e in elements]))
         self.hidden = nn.Linear(n_features, n_hidden)
         self.output = nn.Linear(n_hidden, 2)
+
+    @torch.jit.unused
+    def config(self) -> Dict[str, Any]:
+        """Constructor arguments, JSON-ready."""
+        return dict(self.settings)
 
     def forward(
         self, features: Tensor, numbers: Tensor, molecules: Tensor, molecule_charges: Tensor

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional
+from dataclasses import dataclass
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics import LatentCoulomb
+from openmm_les.elements import symbol
+from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph, configuration_index
+from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
+from openmm_les.neighbors import single_graph
 
 
 class Prediction(NamedTuple):
@@ -24,6 +30,22 @@ class Prediction(NamedTuple):
     """[n_atoms], eV/e, dE_long_range/dq"""
     gradients: Tensor
     """[n_atoms, 3], eV/Å, dE_long_range/dr at fixed charges"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `LESModel.evaluate` returns: plain numbers and float64 arrays."""
+
+    energy: float
+    """eV, total, reference energies of the elements included"""
+    forces: np.ndarray
+    """[n_atoms, 3], eV/Å"""
+    latent_charges: np.ndarray
+    """[n_atoms], e"""
+    energy_short_range: float
+    """eV, reference energies included"""
+    energy_long_range: float
+    """eV"""
 
 
 class LESModel(nn.Module):
@@ -51,6 +73,8 @@ class LESModel(nn.Module):
         self.charge_head = charge_head
         self.electrostatics = electrostatics
         self.elements = elements
+        self.cutoff = float(backbone.cutoff)
+        self.metadata: Dict[str, Any] = {}
         # Total energies are thousands of eV: kept in double whatever the weights are in.
         table = torch.zeros(119, dtype=torch.float64)
         if reference_energies is not None:
@@ -84,4 +108,91 @@ class LESModel(nn.Module):
             gradients.append(gradient)
         return Prediction(
             short, torch.stack(energies), charges, torch.cat(potentials), torch.cat(gradients)
+        )
+
+    @torch.jit.unused
+    def check_elements(self, numbers: np.ndarray) -> None:
+        """Raise `UnknownElementError` if an atomic number is not among the model's elements."""
+        unknown = sorted(set(np.asarray(numbers).tolist()) - set(self.elements))
+        if unknown:
+            raise UnknownElementError(
+                f"the model does not know {', '.join(symbol(z) for z in unknown)}; "
+                f"it knows {', '.join(symbol(z) for z in self.elements)}"
+            )
+
+    @torch.jit.unused
+    def evaluate(
+        self,
+        positions: np.ndarray,
+        atomic_numbers: np.ndarray,
+        cell: Optional[np.ndarray] = None,
+        total_charge: Union[float, Sequence[float]] = 0,
+        molecules: Optional[np.ndarray] = None,
+    ) -> Evaluation:
+        """Energy, forces and latent charges of one configuration.
+
+        Parameters
+        ----------
+        positions : [n_atoms, 3], Å
+        atomic_numbers : [n_atoms]
+        cell : [3, 3], Å, rows are vectors; None = isolated
+        total_charge : e, of all atoms, or one per molecule; see `openmm_les.molecules`
+        molecules : [n_atoms], index of each atom's molecule; None = bonded by covalent radii
+
+        Raises
+        ------
+        UnknownElementError
+            An element that the model was not trained on.
+        ValueError
+            A shape or value that cannot be used; charges that do not fit the molecules.
+        """
+        x = np.asarray(positions, dtype=np.float64)
+        numbers = np.asarray(atomic_numbers)
+        if x.ndim != 2 or x.shape[1] != 3 or len(x) == 0:
+            raise ValueError(f"`positions` must have shape [n, 3], got {list(x.shape)}")
+        if numbers.shape != x.shape[:1] or numbers.dtype.kind not in "iu":
+            raise ValueError(
+                f"`atomic_numbers` must be {len(x)} integers, "
+                f"got shape {list(numbers.shape)} of {numbers.dtype}"
+            )
+        if not np.isfinite(x).all():
+            raise ValueError("`positions` holds NaN or infinite values")
+        self.check_elements(numbers)
+        if cell is not None:
+            cell = np.asarray(cell, dtype=np.float64)
+            if cell.shape != (3, 3):
+                raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
+            if not abs(np.linalg.det(cell)) > 0.0:
+                raise ValueError("`cell` has no volume; use cell=None for an isolated system")
+        bonds = covalent_bonds(x, numbers, cell)
+        if molecules is None:
+            molecules = connected_molecules(bonds, len(numbers))
+        molecules = np.asarray(molecules, dtype=np.int64)
+        if molecules.shape != numbers.shape or molecules.min() < 0:
+            raise ValueError(
+                f"`molecules` must be {len(x)} indices from 0, got shape {list(molecules.shape)}"
+            )
+        charges = molecule_charges(numbers, molecules, total_charge, bonds)
+
+        parameter = next(self.parameters())
+        dtype, device = parameter.dtype, parameter.device
+        graph = single_graph(
+            torch.tensor(x, dtype=dtype, device=device),
+            torch.tensor(numbers.astype(np.int64), device=device),
+            None if cell is None else torch.tensor(cell, dtype=dtype, device=device),
+            torch.tensor(molecules, device=device),
+            torch.tensor(charges, dtype=dtype, device=device),
+            self.cutoff,
+        )
+        with torch.enable_grad():
+            graph = graph._replace(positions=graph.positions.requires_grad_(True))
+            output = self(graph)
+            energy = output.energy_short_range + output.energy_long_range
+            (gradient,) = torch.autograd.grad(energy.sum(), graph.positions)
+        return Evaluation(
+            energy=float(energy.detach()[0]),
+            forces=-gradient.double().cpu().numpy(),
+            latent_charges=output.latent_charges.detach().double().cpu().numpy(),
+            energy_short_range=float(output.energy_short_range.detach()[0]),
+            energy_long_range=float(output.energy_long_range.detach()[0]),
         )

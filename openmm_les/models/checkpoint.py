@@ -1,0 +1,186 @@
+"""Models on disk: one safetensors file, its description as JSON in the file's own header.
+
+Nothing in a file is ever executed: weights are raw numbers, the description is JSON, and modules
+are built by the classes named in the registries below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Union
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from openmm_les.electrostatics import LatentCoulomb
+from openmm_les.exceptions import CheckpointError
+from openmm_les.models.equivariant import EquivariantBackbone
+from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.model import LESModel
+
+FORMAT = "openmm-les"
+FORMAT_VERSION = 1
+UNITS = {"length": "angstrom", "energy": "eV", "charge": "e"}
+PRETRAINED = Path(__file__).parent / "pretrained"
+WEIGHTS = "model.safetensors"
+CARD = "CARD.md"
+
+BACKBONES: Dict[str, type] = {"EquivariantBackbone": EquivariantBackbone}
+CHARGE_HEADS: Dict[str, type] = {"LatentChargeHead": LatentChargeHead}
+ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def save_model(
+    model: LESModel, path: Union[str, Path], metadata: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Write a model to one file, complete or not at all.
+
+    Parameters
+    ----------
+    model : its parts must be of the built-in classes
+    path : file; an existing one is replaced once the new one is complete
+    metadata : JSON-ready description: name, level_of_theory, training_data, license, errors …
+
+    Raises
+    ------
+    TypeError
+        A part of the model has no place in the registries, so that it could not be loaded again.
+    """
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "units": UNITS,
+        "elements": [int(e) for e in model.elements],
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "backbone": _describe(model.backbone, BACKBONES),
+        "charge_head": _describe(model.charge_head, CHARGE_HEADS),
+        "electrostatics": _describe(model.electrostatics, ELECTROSTATICS),
+        "versions": {p: version(p) for p in ("openmm-les", "torch", "safetensors")},
+        "metadata": dict(metadata if metadata is not None else model.metadata),
+    }
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    content = save(weights, {FORMAT: json.dumps(description)})
+    path = Path(path)
+    # A crash or a full disk must not leave half a model under the name of a whole one.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_model(name_or_path: Union[str, Path]) -> LESModel:
+    """A model by the name it ships under (`list_models`) or from a file.
+
+    Raises
+    ------
+    CheckpointError
+        No such model or file, a damaged file, another format or a newer version of it.
+    """
+    path = Path(name_or_path)
+    shipped = PRETRAINED / str(name_or_path) / WEIGHTS
+    if str(name_or_path) in list_models():
+        path = shipped
+    elif not path.is_file():
+        raise CheckpointError(
+            f"no model {str(name_or_path)!r}: no such file, and the shipped models are "
+            f"{', '.join(list_models()) or '(none)'}"
+        )
+    description = read_description(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+    return _build(description, weights, path)
+
+
+def read_description(path: Union[str, Path]) -> Dict[str, Any]:
+    """The JSON description of a model file, checked for format and version, weights unread.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, of another format, or of a newer version.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a complete openmm-les model (safetensors): {error}. A model of another "
+            "program must be converted first"
+        ) from error
+    if FORMAT not in header:
+        raise CheckpointError(f"{path} is a safetensors file but not an openmm-les model")
+    try:
+        description = json.loads(header[FORMAT])
+        found = description["format_version"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a damaged description: {error!r}") from error
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {found}, this openmm-les reads {FORMAT_VERSION}; "
+            "install a matching openmm-les"
+        )
+    return description
+
+
+def list_models() -> List[str]:
+    """Names of the models shipped with the package."""
+    if not PRETRAINED.is_dir():
+        return []
+    return sorted(p.parent.name for p in PRETRAINED.glob(f"*/{WEIGHTS}"))
+
+
+def model_card(name: str) -> str:
+    """Card (Markdown) of a shipped model: data, level of theory, errors, licence."""
+    if name not in list_models():
+        raise CheckpointError(
+            f"no shipped model {name!r}; there are {', '.join(list_models()) or '(none)'}"
+        )
+    return (PRETRAINED / name / CARD).read_text()
+
+
+def _describe(part: nn.Module, registry: Mapping[str, type]) -> Dict[str, Any]:
+    kind = type(part).__name__
+    if registry.get(kind) is not type(part):
+        raise TypeError(f"a model with a {kind} cannot be saved; known are {', '.join(registry)}")
+    return {"type": kind, **part.config()}
+
+
+def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) -> LESModel:
+    try:
+        parts = [
+            _construct(description[key], registry)
+            for key, registry in (
+                ("backbone", BACKBONES),
+                ("charge_head", CHARGE_HEADS),
+                ("electrostatics", ELECTROSTATICS),
+            )
+        ]
+        model = LESModel(*parts, elements=list(description["elements"]))
+        model = model.to(_DTYPES[description["dtype"]])
+        model.load_state_dict(weights)
+        model.metadata = dict(description["metadata"])
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not describe a model that this version can build: {error}"
+        ) from error
+    return model.eval()
+
+
+def _construct(settings: Mapping[str, Any], registry: Mapping[str, type]) -> Any:
+    arguments = dict(settings)
+    kind = arguments.pop("type")
+    if kind not in registry:
+        raise ValueError(f"unknown part {kind!r}; known are {', '.join(registry)}")
+    return registry[kind](**arguments)
