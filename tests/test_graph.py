@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from openmm_les.graph import Graph, configuration_index, padded_pairs, pair_vectors
+from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, TRICLINIC, WATER, WATER_NUMBERS, make_graph
+
+
+def test_configuration_index():
+    assert configuration_index(torch.tensor([0, 3, 3, 5])).tolist() == [0, 0, 0, 2, 2]
+    assert configuration_index(torch.tensor([0, 2])).tolist() == [0, 0]
+    assert configuration_index(torch.tensor([0])).tolist() == []
+
+
+def test_pair_vectors_of_a_batch():
+    cubic = 5.0 * np.eye(3)
+    graph = make_graph(
+        [WATER, FORMAMIDE, WATER + 2.0],
+        [WATER_NUMBERS, FORMAMIDE_NUMBERS, WATER_NUMBERS],
+        [np.array(TRICLINIC), None, cubic],
+    )
+    vectors = pair_vectors(graph)
+    owner = configuration_index(graph.offsets)[graph.centers]
+    for k in range(len(vectors)):
+        shift = graph.shifts[k] @ graph.cells[owner[k]]
+        expected = graph.positions[graph.neighbors[k]] + shift - graph.positions[graph.centers[k]]
+        torch.testing.assert_close(vectors[k], expected)
+    assert float(torch.linalg.norm(vectors, dim=1).max()) < 4.5
+    assert bool((graph.shifts[owner == 2] != 0).any()), "the small box must bring images in"
+
+
+def test_pair_vectors_of_one_configuration_equal_those_of_a_batch():
+    cell = np.array(TRICLINIC)
+    alone = make_graph([FORMAMIDE], [FORMAMIDE_NUMBERS], [cell], cutoff=6.0)
+    both = make_graph([FORMAMIDE] * 2, [FORMAMIDE_NUMBERS] * 2, [cell] * 2, cutoff=6.0)
+    torch.testing.assert_close(pair_vectors(both), pair_vectors(alone).repeat(2, 1))
+
+
+def test_pair_vectors_are_differentiable_in_positions_and_cells():
+    base = make_graph([WATER] * 2, [WATER_NUMBERS] * 2, [3.5 * np.eye(3), np.array(TRICLINIC)])
+
+    def lengths(positions: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.norm(pair_vectors(base._replace(positions=positions, cells=cells)), dim=1)
+
+    inputs = (base.positions.clone().requires_grad_(), base.cells.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lengths, inputs)
+
+
+def test_padded_pairs():
+    table = padded_pairs(torch.tensor([0, 0, 2, 2, 2]), 4)
+    assert table.tolist() == [[0, 1, 5], [5, 5, 5], [2, 3, 4], [5, 5, 5]]
+
+
+def test_padded_pairs_without_pairs():
+    assert padded_pairs(torch.zeros(0, dtype=torch.int64), 3).shape == (3, 0)
+
+
+def test_scripted_is_eager():
+    graph = make_graph([WATER, FORMAMIDE], [WATER_NUMBERS, FORMAMIDE_NUMBERS], [None, np.array(TRICLINIC)])
+    assert isinstance(graph, Graph)
+    assert torch.equal(torch.jit.script(pair_vectors)(graph), pair_vectors(graph))
+    for centers, n in ((graph.centers, 9), (graph.centers[:0], 4)):
+        assert torch.equal(torch.jit.script(padded_pairs)(centers, n), padded_pairs(centers, n))
