@@ -1,0 +1,104 @@
+"""What defines a training run; written beside its results."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Optional
+
+from openmm_les.exceptions import DataError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of a training run. At least one of the three limits must be given."""
+
+    data: tuple[str, ...]
+    """files, as `read_configurations` takes them"""
+    valid: tuple[str, ...] = ()
+    """files used for validation; empty: the files' own split, or a part held out by molecule"""
+    max_steps: Optional[int] = None
+    max_minutes: Optional[float] = None
+    """wall time of training, interruptions not counted"""
+    epochs: Optional[float] = None
+    name: str = "model"
+    level_of_theory: str = ""
+    energy_key: str = "energy"
+    forces_key: str = "forces"
+    max_force: float = 10.0
+    """eV/Å; configurations with larger forces are dropped"""
+    valid_fraction: float = 0.1
+    max_valid: int = 1000
+    """configurations validated on during training, at most"""
+    cutoff: float = 4.5
+    """Å"""
+    channels: int = 48
+    message_channels: int = 8
+    layers: int = 2
+    smearing: float = 1.0
+    """Å"""
+    batch_atoms: int = 160
+    learning_rate: float = 4e-3
+    weight_decay: float = 3e-2
+    warm_up: int = 200
+    gradient_clip: float = 10.0
+    ema: float = 0.997
+    energy_weight: float = 4.0
+    """1/Å, of the energy error per atom against the mean length of the force error"""
+    late_energy_factor: float = 5.0
+    """on the energy weight, from `late_start` on"""
+    late_start: float = 0.7
+    """fraction of the run"""
+    validate_every: int = 1000
+    """steps"""
+    save_minutes: float = 5.0
+    seed: int = 0
+    dtype: str = "float32"
+    accelerator: str = "auto"
+    devices: int = 1
+    threads: int = 0
+    """0: torch's own choice"""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise DataError("no training data given")
+        if self.max_steps is None and self.max_minutes is None and self.epochs is None:
+            raise DataError("say how long to train: max_steps, max_minutes or epochs")
+        positive = (
+            "max_steps max_minutes epochs max_force max_valid cutoff channels message_channels layers "
+            "smearing batch_atoms learning_rate warm_up gradient_clip energy_weight "
+            "late_energy_factor validate_every save_minutes devices"
+        )
+        for name in positive.split():
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise DataError(f"`{name}` must be positive, got {value}")
+        for name in ("valid_fraction", "ema", "late_start"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise DataError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "seed", "threads"):
+            if not getattr(self, name) >= 0:
+                raise DataError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        if self.dtype not in ("float32", "float64"):
+            raise DataError(f"`dtype` must be float32 or float64, got {self.dtype!r}")
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingSettings:
+        """From JSON as `write` made it."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise DataError(f"{path} has unknown settings: {', '.join(sorted(unknown))}")
+        return cls(**{**values, "data": tuple(values["data"]), "valid": tuple(values["valid"])})
+
+
+__all__ = ["TrainingSettings"]
