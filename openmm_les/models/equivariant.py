@@ -266,6 +266,24 @@ class EquivariantBackbone(nn.Module):
             ]
         )
         self.element_energy = nn.Embedding(len(elements), 1)
+        self._initialize()
+
+    @torch.jit.unused
+    def _initialize(self) -> None:
+        """Start every linear map at unit gain: products of small features would stay asleep."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in (self.radial_center, self.radial_neighbor):
+            nn.init.normal_(embedding.weight, std=0.5)
+        for layer in self.layers:
+            # Radial weights carry the envelope and the neighbour scale, both below one.
+            nn.init.normal_(layer.radial.weight, std=2.0 * layer.radial.in_features**-0.5)
+            nn.init.normal_(layer.radial_message.weight, std=2.0 * layer.radial.in_features**-0.5)
+        for readout in self.readouts:
+            nn.init.normal_(readout[-1].weight, std=0.1 * readout[-1].in_features**-0.5)
         nn.init.zeros_(self.element_energy.weight)
 
     @torch.jit.unused
@@ -289,7 +307,7 @@ class EquivariantBackbone(nn.Module):
         second = species[neighbors]
         repulsion = 0.5 * self.repulsion(distances, species.unsqueeze(1), second).sum(1)
         pair = self.radial_center(species).unsqueeze(1) + self.radial_neighbor(second)
-        radial = nn.functional.silu(self.radial_in(self.bessel(distances)) + pair)
+        radial = nn.functional.silu(self.radial_in(2.0 * self.bessel(distances)) + pair)
         radial = nn.functional.silu(self.radial_hidden(radial))
         radial = radial * (envelope(distances / self.cutoff) * self.neighbor_scale).unsqueeze(-1)
 

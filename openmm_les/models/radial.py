@@ -45,9 +45,9 @@ class BesselBasis(nn.Module):
 
 
 class NuclearRepulsion(nn.Module):
-    """Screened nuclear repulsion (ZBL) that ends smoothly at the sum of covalent radii.
+    """Screened nuclear repulsion (ZBL) that ends smoothly at 0.8 times the summed covalent radii.
 
-    It keeps atoms apart where no training data reach. Input: distances [...] in Å and element
+    It keeps atoms apart where no training data reach, and leaves bonds to the network. Input: distances [...] in Å and element
     indices [...] of both atoms; output [...] in eV, the energy of the pair.
     """
 
@@ -57,7 +57,9 @@ class NuclearRepulsion(nn.Module):
         radii = torch.tensor([covalent_radii[e] for e in elements], dtype=z.dtype)
         screening = 0.8854 * _BOHR / (z.view(-1, 1) ** 0.23 + z.view(1, -1) ** 0.23)
         self.register_buffer("screening", screening, persistent=False)
-        self.register_buffer("reach", radii.view(-1, 1) + radii.view(1, -1), persistent=False)
+        self.register_buffer(
+            "reach", 0.8 * (radii.view(-1, 1) + radii.view(1, -1)), persistent=False
+        )
         self.register_buffer(
             "strength", coulomb_constant * z.view(-1, 1) * z.view(1, -1), persistent=False
         )
