@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, NamedTuple, Optional
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from openmm_les.graph import Graph
 from openmm_les.molecules import connected_molecules, molecule_charges
 from openmm_les.neighbors import all_pairs
 from openmm_les.training.data import Configurations
-
 
 # Of the summed covalent radii, as in openmm_les.molecules.
 BOND_FACTOR = 1.3
@@ -54,7 +54,7 @@ class GraphData:
         cutoff: float,
         *,
         dtype: torch.dtype = torch.float32,
-        progress: Optional[Callable[[int], None]] = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.configurations = configurations
         self.dtype = dtype

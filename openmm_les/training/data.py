@@ -6,9 +6,9 @@ Units are fixed: Å, eV, eV/Å, e, e·Å. Files in others are converted before t
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Iterator, Sequence, Union
 
 import ase.io
 import h5py
@@ -96,7 +96,7 @@ def concatenate(parts: Sequence[Configurations]) -> Configurations:
 
 
 def read_configurations(
-    path: Union[str, Path], *, energy_key: str = "energy", forces_key: str = "forces"
+    path: str | Path, *, energy_key: str = "energy", forces_key: str = "forces"
 ) -> Configurations:
     """Labelled configurations of an HDF5 file (flat arrays) or of anything `ase.io` reads.
 
@@ -206,7 +206,7 @@ def read_ase(path: Path, *, energy_key: str = "energy", forces_key: str = "force
     )
 
 
-def level_of_theory(paths: Sequence[Union[str, Path]]) -> str:
+def level_of_theory(paths: Sequence[str | Path]) -> str:
     """Levels of theory that HDF5 files name in their ``level`` attribute, empty where none does."""
     levels = []
     for path in map(Path, paths):

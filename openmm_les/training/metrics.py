@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
@@ -65,7 +65,7 @@ class Predictions:
         numbers = self.configurations.numbers
         return {symbol(int(z)): float(self.charges[numbers == z].mean()) for z in np.unique(numbers)}
 
-    def errors(self, chosen: Optional[np.ndarray] = None) -> dict[str, float]:
+    def errors(self, chosen: np.ndarray | None = None) -> dict[str, float]:
         """Errors over the configurations of a mask [n], all of them by default.
 
         Forces over components, in eV/Å; energies in eV per atom; ``force_error`` is the mean
@@ -84,7 +84,7 @@ class Predictions:
             "energy_rmse": float(np.sqrt((energy**2).mean())),
         }
 
-    def dipole_agreement(self, chosen: np.ndarray) -> Optional[dict[str, float]]:
+    def dipole_agreement(self, chosen: np.ndarray) -> dict[str, float] | None:
         """Latent against reference dipole components over a mask [n]; None with fewer than two.
 
         ``r`` is Pearson's; ``slope`` that of latent against reference through the origin.

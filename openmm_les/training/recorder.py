@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -47,7 +47,7 @@ class Recorder(Callback):
         self.console = console
         self.interrupted = False
         self._last_save = time.monotonic()
-        self._progress: Optional[Progress] = None
+        self._progress: Progress | None = None
 
     def request_stop(self) -> None:
         """Save and stop after the step under way."""
@@ -56,7 +56,7 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._last_save = time.monotonic()
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero and self.console.is_terminal):
             return
         self._progress = Progress(
             TextColumn("step {task.fields[step]}"),
@@ -106,7 +106,9 @@ class Recorder(Callback):
                 self._progress.update(self._task, valid=f"valid {text}")
             self.console.print(
                 f"step {row['step']:>7}  {row['minutes']:7.1f} min  train {1000 * row['train_force_error']:6.1f}  "
-                f"valid {text}  std(q) {row['valid_charge_spread']:.3f} e  dipole r {row['valid_dipole_r']:.3f}"
+                f"valid {text}  std(q) {row['valid_charge_spread']:.3f} e  dipole r {row['valid_dipole_r']:.3f}",
+                highlight=False,
+                soft_wrap=True,
             )
         self._save(trainer)
 

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Optional
 
 from openmm_les.exceptions import DataError
 
@@ -19,10 +18,10 @@ class TrainingSettings:
     """files, as `read_configurations` takes them"""
     valid: tuple[str, ...] = ()
     """files used for validation; empty: the files' own split, or a part held out by molecule"""
-    max_steps: Optional[int] = None
-    max_minutes: Optional[float] = None
+    max_steps: int | None = None
+    max_minutes: float | None = None
     """wall time of training, interruptions not counted"""
-    epochs: Optional[float] = None
+    epochs: float | None = None
     name: str = "model"
     level_of_theory: str = ""
     energy_key: str = "energy"

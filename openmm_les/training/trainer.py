@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -71,7 +72,7 @@ class LESTraining(pl.LightningModule):
         self.recent = {"loss": float("nan"), "force": float("nan"), "energy": float("nan")}
         self.steps_per_epoch = 1
         self._elapsed = 0.0  # seconds of training in earlier sessions
-        self._started: Optional[float] = None
+        self._started: float | None = None
 
     def elapsed(self) -> float:
         """Seconds of training so far, all sessions together."""
@@ -135,7 +136,7 @@ class LESTraining(pl.LightningModule):
             )
         for key, value in (("loss", losses.total), ("force", losses.force), ("energy", losses.energy)):
             value, old = float(value.detach()), self.recent[key]
-            self.recent[key] = value if old != old else 0.98 * old + 0.02 * value
+            self.recent[key] = value if math.isnan(old) else 0.98 * old + 0.02 * value
         return losses.total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -236,7 +237,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
         data = concatenate([data, valid])
     data, report = check_configurations(data, max_force=settings.max_force)
     for line in report.lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     data = split_configurations(data, valid_fraction=settings.valid_fraction, seed=settings.seed)
     train, valid = data.select(data.split == "train"), data.select(data.split == "valid")
     for name, part in (("train", train), ("valid", valid)):
@@ -248,12 +249,16 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
     if len(valid) > settings.max_valid:
         drawn = np.random.default_rng(settings.seed).permutation(len(valid))[: settings.max_valid]
         valid = valid.select(np.sort(drawn))
-    console.print(f"training on {len(train)}, validating on {len(valid)} configurations", highlight=False)
+    console.print(
+        f"training on {len(train)}, validating on {len(valid)} configurations",
+        highlight=False,
+        soft_wrap=True,
+    )
     return train, valid
 
 
 def train(
-    settings: TrainingSettings, directory: Path, *, resume: bool = False, console: Optional[Console] = None
+    settings: TrainingSettings, directory: Path, *, resume: bool = False, console: Console | None = None
 ) -> bool:
     """Train a model in ``directory``: best model, checkpoint, settings and log.
 
@@ -288,6 +293,7 @@ def train(
             f"{train_graphs.n_unresolved} configurations: total charge not attributable to molecules, "
             "conserved as a whole",
             highlight=False,
+            soft_wrap=True,
         )
     mean_neighbors = train_graphs.centers.numel() / len(train_set.numbers)
     model = build_model(
@@ -310,6 +316,7 @@ def train(
     console.print(
         f"{sum(p.numel() for p in model.parameters())} parameters, {mean_neighbors:.1f} neighbours per atom",
         highlight=False,
+        soft_wrap=True,
     )
     module = LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
     recorder = Recorder(directory, settings.save_minutes, console)
@@ -339,11 +346,11 @@ def train(
                 f"stopped at step {trainer.global_step}; go on with --resume {directory}", highlight=False
             )
             return False
-    console.print(f"best model: {directory / MODEL}", highlight=False)
+    console.print(f"best model: {directory / MODEL}", highlight=False, soft_wrap=True)
     return True
 
 
-def resume_training(directory: Path, *, console: Optional[Console] = None) -> bool:
+def resume_training(directory: Path, *, console: Console | None = None) -> bool:
     """Go on with the run of a directory from its last checkpoint, with its own settings."""
     directory = Path(directory)
     for name in (SETTINGS, LAST):

@@ -1,0 +1,92 @@
+"""``openmm-les train``: a model from labelled configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INSTALL = "training needs Lightning: pip install 'openmm-les[train]'"
+
+
+def train(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="HDF5 of flat arrays, or extended XYZ; Å, eV, eV/Å, e.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory of the run, new.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Directory of an interrupted run to go on with.", show_default=False),
+    ] = None,
+    valid: Annotated[
+        list[Path] | None, typer.Option(help="Validation data instead of a split.", show_default=False)
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.", show_default=False)] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Steps to take.", show_default=False)] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Minutes to train; the schedule follows.", show_default=False)
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the model, kept in its file.")] = "model",
+    level_of_theory: Annotated[str, typer.Option(help="Of the labels; default: what the file says.")] = "",
+    energy_key: Annotated[str, typer.Option(help="Name of the energies, eV.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces, eV/Å.")] = "forces",
+    max_force: Annotated[float, typer.Option(help="Drop configurations with larger forces, eV/Å.")] = 10.0,
+    valid_fraction: Annotated[
+        float, typer.Option(help="Held out by molecule where the data have no split.")
+    ] = 0.1,
+    max_valid: Annotated[int, typer.Option(help="Validate on so many configurations at most.")] = 1000,
+    cutoff: Annotated[float, typer.Option(help="Of the short-range model, Å.")] = 4.5,
+    channels: Annotated[int, typer.Option(help="Channels of scalars, vectors and tensors each.")] = 48,
+    message_channels: Annotated[int, typer.Option(help="Channels of travelling vectors and tensors.")] = 8,
+    layers: Annotated[int, typer.Option(help="Rounds of message passing.")] = 2,
+    smearing: Annotated[float, typer.Option(help="Width of the latent charges, Å.")] = 1.0,
+    batch_atoms: Annotated[int, typer.Option(help="Atoms in a batch, about.")] = 160,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of weight matrices.")] = 3e-2,
+    warm_up: Annotated[int, typer.Option(help="Steps of rising learning rate.")] = 200,
+    gradient_clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 10.0,
+    ema: Annotated[float, typer.Option(help="Decay of the weights' moving average.")] = 0.997,
+    energy_weight: Annotated[float, typer.Option(help="Of energies against forces, 1/Å.")] = 4.0,
+    validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 1000,
+    save_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and splits.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    accelerator: Annotated[str, typer.Option(help="Lightning's name: auto, cpu, gpu.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes, one per device.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+) -> None:
+    """Train a model on energies and forces; charges come out of them alone.
+
+    Ctrl-C saves and stops; --resume goes on. The best model by validation is kept in
+    model.safetensors, the errors along the way in log.csv.
+    """
+    given = dict(locals())
+    try:
+        from openmm_les.training import trainer
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "lightning":
+            raise
+        raise ImportError(INSTALL) from error
+    from openmm_les.training.settings import TrainingSettings
+
+    if resume is not None:
+        if data or output is not None:
+            raise ValueError("--resume takes data and output from the run's own settings; give neither")
+        finished = trainer.resume_training(resume)
+    else:
+        if not data or output is None:
+            raise ValueError("give data files and --output, or --resume a run")
+        for key in ("resume", "output"):
+            del given[key]
+        given["data"] = tuple(str(path.resolve()) for path in data)
+        given["valid"] = tuple(str(path.resolve()) for path in valid or [])
+        finished = trainer.train(TrainingSettings(**given), output)
+    if not finished:
+        raise typer.Exit(130)
+
+
+__all__ = ["train"]

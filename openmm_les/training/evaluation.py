@@ -1,0 +1,81 @@
+"""A model against labelled data, from names and files to numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openmm_les.exceptions import DataError
+from openmm_les.models.checkpoint import load_model
+from openmm_les.training.batches import GraphData
+from openmm_les.training.data import SPLITS, check_configurations, concatenate, read_configurations
+from openmm_les.training.metrics import SMALL_CHARGES, predict
+
+
+def evaluate_model(
+    model: str | Path,
+    data: Sequence[str | Path],
+    *,
+    split: str = "test",
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    max_force: float = 10.0,
+    batch_atoms: int = 400,
+    threads: int = 0,
+) -> dict[str, Any]:
+    """Errors of a model, JSON-ready; see `Predictions.summary`.
+
+    Parameters
+    ----------
+    model : name of a shipped model, or a file
+    data : files, as `read_configurations` takes them
+    split : "train", "valid", "test" or "all"
+    max_force : eV/Å; configurations with larger forces are left out, as in training
+
+    Raises
+    ------
+    CheckpointError
+        No such model.
+    DataError
+        The data cannot be used, hold elements the model does not know, or have no such split.
+    """
+    if split not in (*SPLITS, "all"):
+        raise DataError(f"`split` must be one of {', '.join(SPLITS)}, all; got {split!r}")
+    if threads:
+        torch.set_num_threads(threads)
+    les_model = load_model(model)
+    configurations = concatenate(
+        [read_configurations(path, energy_key=energy_key, forces_key=forces_key) for path in data]
+    )
+    if split != "all":
+        chosen = configurations.split == split
+        if not chosen.any():
+            found = ", ".join(sorted(set(configurations.split) - {""})) or "none"
+            raise DataError(
+                f"no {split!r} configurations in the data (splits found: {found}); try --split all"
+            )
+        configurations = configurations.select(chosen)
+    configurations, report = check_configurations(
+        configurations, max_force=max_force, elements=les_model.elements
+    )
+    dtype = next(les_model.parameters()).dtype
+    predictions = predict(
+        les_model, GraphData(configurations, les_model.backbone.cutoff, dtype=dtype), batch_atoms
+    )
+    results = {"model": str(model), "data": [str(path) for path in data], "split": split}
+    results.update(predictions.summary())
+    results["dropped"] = report.dropped
+    spread = results["charge_spread_neutral"].get("all", np.inf)
+    results["warnings"] = (
+        [f"std(q) of neutral configurations is {spread:.3f} e: the Coulomb term is as good as off"]
+        if spread < SMALL_CHARGES
+        else []
+    )
+    return results
+
+
+__all__ = ["evaluate_model"]
