@@ -52,7 +52,8 @@ def splitting(cell: Tensor, smearing: float, tolerance: float) -> float:
     0.0 where splitting does not pay: the model's own Gaussians are then the narrower ones and
     the reciprocal sum alone is the whole sum. Numerics only, the energy does not depend on it.
     """
-    half_width = 0.5 * float(perpendicular_widths(cell).min())
+    with torch.no_grad():
+        half_width = 0.5 * float(perpendicular_widths(cell).min())
     alpha = math.sqrt(math.log(1.0 / tolerance)) / half_width
     return alpha if alpha < 1.0 / (math.sqrt(2.0) * smearing) else 0.0
 

@@ -123,6 +123,8 @@ def latent_ewald(
 
     Raises
     ------
+    TypeError
+        Not a tensor, or tensors of different or integer types.
     ValueError
         A shape, a value or a combination that cannot be computed.
 
@@ -130,25 +132,40 @@ def latent_ewald(
     -----
     Cheng, npj Comput. Mater. 11, 80 (2025). All outputs are differentiable.
     """
-    if positions.dim() != 2 or positions.shape[1] != 3:
-        raise ValueError(f"`positions` must have shape [n, 3], got {list(positions.shape)}")
-    if charges.shape != positions.shape[:1]:
-        raise ValueError(
-            f"`charges` must have shape [{positions.shape[0]}], got {list(charges.shape)}"
-        )
+    _check(positions, charges, cell)
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "ewald" and cell is None:
         raise ValueError("`method='ewald'` needs a cell, got cell=None")
     if method == "isolated" and cell is not None:
         raise ValueError("`method='isolated'` takes no cell; pass cell=None")
-    if cell is not None:
-        if cell.shape != (3, 3):
-            raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
-        if not float(torch.abs(torch.linalg.det(cell.detach()))) > 0.0:
-            raise ValueError("`cell` has no volume; use cell=None for an isolated system")
-    for name, value in (("positions", positions), ("charges", charges)):
-        if not bool(torch.isfinite(value.detach()).all()):
-            raise ValueError(f"`{name}` holds NaN or infinite values")
     solver = LatentCoulomb(smearing, coulomb_constant, k_cutoff, self_interaction, tolerance)
     return solver(positions, charges, cell)
+
+
+def _check(positions: Tensor, charges: Tensor, cell: Optional[Tensor]) -> None:
+    """Raises TypeError or ValueError where the tensors do not describe charges in space."""
+    tensors = {"positions": positions, "charges": charges}
+    if cell is not None:
+        tensors["cell"] = cell
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
+    if not positions.is_floating_point():
+        raise TypeError(f"`positions` must be floating point, got {positions.dtype}")
+    if positions.dim() != 2 or positions.shape[1] != 3:
+        raise ValueError(f"`positions` must have shape [n, 3], got {list(positions.shape)}")
+    if charges.shape != positions.shape[:1]:
+        raise ValueError(f"`charges` must have shape [{positions.shape[0]}], got {list(charges.shape)}")
+    if cell is not None and cell.shape != (3, 3):
+        raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
+    for name, value in tensors.items():
+        if value.dtype != positions.dtype:
+            raise TypeError(f"`{name}` must be {positions.dtype} like `positions`, got {value.dtype}")
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise ValueError(f"`{name}` holds NaN or infinite values")
+    if cell is not None:
+        vectors = cell.detach()
+        box = torch.linalg.norm(vectors, dim=1).prod()  # volume if the vectors were orthogonal
+        if not bool(torch.abs(torch.linalg.det(vectors)) > 1e-6 * box):
+            raise ValueError("`cell` has no volume; use cell=None for an isolated system")
