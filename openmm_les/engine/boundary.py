@@ -1,0 +1,176 @@
+"""The one place where nm and kJ/mol meet Å and eV: positions and box in, energy and forces out.
+
+`PeriodicForce` and `IsolatedForce` are what every route into OpenMM runs. They differ in nothing
+but their signature, because OpenMM passes box vectors only where a force is periodic.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from openmm_les.engine.pairs import make_pairs
+from openmm_les.graph import Graph
+from openmm_les.models.model import LESModel
+from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+
+PRECISIONS = {"single": torch.float32, "double": torch.float64}
+LAMBDA_INTERPOLATE = "lambda_interpolate"
+"""Name of the global parameter that scales the ML energy, the one that openmm-ml uses."""
+
+
+class ForceBoundary(nn.Module):
+    """Energy and forces of the ML atoms of an OpenMM system.
+
+    Parameters
+    ----------
+    model : copied; its weights are cast to ``dtype``, reference energies stay in double
+    numbers : [n_ml], atomic numbers of the ML atoms
+    molecules : [n_ml], index of each ML atom's molecule
+    molecule_charges : [n_molecules], e
+    atoms : [n_ml], indices of the ML atoms among the particles; None = all particles
+    dtype : of the model's arithmetic; sums of energies are in double always
+
+    Raises
+    ------
+    UnknownElementError
+        An element that the model was not trained on.
+    """
+
+    def __init__(
+        self,
+        model: LESModel,
+        numbers: Sequence[int],
+        molecules: Sequence[int],
+        molecule_charges: Sequence[float],
+        atoms: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        model.check_elements(np.asarray(numbers))
+        references = model.reference_energies
+        self.model = copy.deepcopy(model).to("cpu", dtype)
+        self.model.reference_energies = references.to("cpu", torch.float64)
+        self.model.requires_grad_(False)
+        self.pairs = make_pairs(model.cutoff, len(numbers))
+        self.dtype = dtype
+        self.length_factor = ANGSTROM_PER_NM
+        self.energy_factor = KJ_PER_MOL_PER_EV
+        indices = range(len(numbers)) if atoms is None else atoms
+        self.register_buffer("atoms", torch.tensor(list(indices), dtype=torch.int64))
+        self.register_buffer("numbers", torch.tensor(list(numbers), dtype=torch.int64))
+        self.register_buffer("molecules", torch.tensor(list(molecules), dtype=torch.int64))
+        charges = torch.tensor(list(molecule_charges), dtype=torch.float64)
+        self.register_buffer("molecule_charges", charges.to(dtype))
+        self.eval()
+
+    def compute(
+        self, positions: Tensor, box: Tensor | None, strength: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Energy (kJ/mol, double scalar) and forces ([n_particles, 3], kJ/mol/nm, contiguous).
+
+        Parameters
+        ----------
+        positions : [n_particles, 3], nm
+        box : [3, 3], nm, rows are vectors; None = isolated
+        strength : scalar factor of energy and forces; None = 1. At 0 the model is not run.
+
+        Raises
+        ------
+        RuntimeError
+            The energy is NaN or infinite.
+        """
+        # One exit: TorchScript fails on an early return in front of a `with` block.
+        scale = 1.0 if strength is None else float(strength)
+        energy = torch.zeros((), dtype=torch.float64, device=positions.device)
+        forces = torch.zeros_like(positions)
+        if scale != 0.0:
+            graph = self.graph(positions, box)
+            energy, gradient = self.energy_and_gradient(graph)
+            energy = energy * (scale * self.energy_factor)
+            total = gradient * (-scale * self.energy_factor * self.length_factor)
+            # A force that is not contiguous would be read wrongly, and silently, by TorchForce.
+            forces = forces.index_copy(0, self.atoms, total.to(positions.dtype)).contiguous()
+        return energy, forces
+
+    def energy_and_gradient(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Energy (eV, double scalar) and its gradient ([n_ml, 3], eV/Å), charge response included.
+
+        Of the long-range energy only the part that flows through the charges is differentiated
+        (by a surrogate energy with constant potentials); the part at fixed charges is known.
+        """
+        prediction = self.model(graph)
+        short = prediction.energy_short_range.sum()
+        energy = short + prediction.energy_long_range.to(torch.float64).sum()
+        if not bool(torch.isfinite(energy)):
+            raise RuntimeError(
+                "openmm-les: the ML energy is not finite. Positions hold NaN, or atoms overlap: "
+                "minimise first, or use a smaller time step"
+            )
+        with torch.no_grad():
+            # Clones, because TorchForce freezes the script and freezing drops detach().
+            energy = energy.clone()
+            potentials = prediction.potentials.clone()
+            gradients = prediction.gradients.clone()
+        surrogate = short + (potentials * prediction.latent_charges).sum()
+        response = torch.autograd.grad([surrogate], [graph.positions])[0]
+        assert response is not None  # narrows the type for TorchScript
+        return energy, response + gradients
+
+    def graph(self, positions: Tensor, box: Tensor | None) -> Graph:
+        """Graph of the ML atoms in Å, positions ready for derivatives; arguments as in `compute`."""
+        with torch.no_grad():
+            chosen = positions.index_select(0, self.atoms)
+            # In double until the atoms lie around the origin: OpenMM lets molecules drift far out.
+            r = chosen.to(torch.float64) * self.length_factor
+            cells = torch.zeros((1, 3, 3), dtype=torch.float64, device=r.device)
+            if box is None:
+                centers, neighbors, shifts = self.pairs(r, None)
+                r = r - r[0]
+            else:
+                cell = box.to(torch.float64) * self.length_factor
+                centers, neighbors, shifts = self.pairs(r, cell)
+                r = r - r[0]
+                images = torch.round(r @ torch.linalg.inv(cell))  # [n_ml, 3], whole cell vectors
+                r = r - images @ cell
+                shifts = shifts + images[neighbors] - images[centers]
+                cells = cell.unsqueeze(0)
+            r = r.to(self.dtype).clone()
+            offsets = torch.tensor([0, r.shape[0]], device=r.device)
+        r.requires_grad_(True)
+        return Graph(
+            r,
+            self.numbers,
+            centers,
+            neighbors,
+            shifts.to(self.dtype),
+            cells.to(self.dtype),
+            offsets,
+            self.molecules,
+            self.molecule_charges,
+        )
+
+
+class PeriodicForce(ForceBoundary):
+    """`ForceBoundary` for periodic systems."""
+
+    def forward(
+        self, positions: Tensor, box: Tensor, lambda_interpolate: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `ForceBoundary.compute`."""
+        return self.compute(positions, box, lambda_interpolate)
+
+
+class IsolatedForce(ForceBoundary):
+    """`ForceBoundary` for systems without periodic images."""
+
+    def forward(self, positions: Tensor, lambda_interpolate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `ForceBoundary.compute`."""
+        return self.compute(positions, None, lambda_interpolate)
+
+
+__all__ = ["LAMBDA_INTERPOLATE", "PRECISIONS", "ForceBoundary", "IsolatedForce", "PeriodicForce"]

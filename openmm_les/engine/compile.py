@@ -1,0 +1,108 @@
+"""From module to script, checked: eager, scripted and frozen must give the same numbers."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from openmm_les.engine.boundary import ForceBoundary, PeriodicForce
+from openmm_les.exceptions import RouteError
+
+# Relative differences that reordered arithmetic may make.
+_TOLERANCES = {torch.float32: 2e-4, torch.float64: 1e-9}
+
+
+def compile_force(
+    force: ForceBoundary, positions: Tensor | None = None, box: Tensor | None = None
+) -> torch.jit.ScriptModule:
+    """Scripted module, after a check that it and its frozen form agree with the eager one.
+
+    Parameters
+    ----------
+    force : the module that OpenMM is to run
+    positions : [n_particles, 3], nm, where to compare; None = do not compare
+    box : [3, 3], nm; needed where ``force`` is a `PeriodicForce`
+
+    Raises
+    ------
+    RouteError
+        The module does not compile, or its forms differ.
+    """
+    with warnings.catch_warnings():
+        # torch >= 2.10 calls TorchScript deprecated; it is what TorchForce runs.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        try:
+            script = torch.jit.script(force)
+        except RuntimeError as error:
+            raise RouteError(f"the model does not compile to TorchScript: {error}") from error
+        if positions is not None:
+            check_forms(force, script, positions, box)
+    return script
+
+
+def check_forms(
+    force: ForceBoundary, script: torch.jit.ScriptModule, positions: Tensor, box: Tensor | None
+) -> None:
+    """Raise `RouteError` unless eager, scripted and frozen energies and forces agree.
+
+    Parameters as in `compile_force`. Tolerances follow the precision and the size of the forces;
+    total energies, mostly reference energies in double, are held to far more digits.
+    """
+    tolerance = _TOLERANCES[force.dtype]
+    forms = {"eager": force, "scripted": script, "frozen": freeze(script)}
+    results = {}
+    for name, form in forms.items():
+        # Twice more: TorchScript optimises from the third run on, by what it saw.
+        for _ in range(1 if name == "eager" else 3):
+            results[name] = _run(form, force, positions, box)
+    energy, forces = results["eager"]
+    scale = float(forces.abs().max())
+    for name in ("scripted", "frozen"):
+        other_energy, other_forces = results[name]
+        force_error = float((other_forces - forces).abs().max())
+        energy_error = abs(other_energy - energy)
+        energy_scale = 1e-3 * abs(energy) + 0.1 * scale * len(force.numbers)  # 0.1 nm times force
+        if not (force_error <= tolerance * scale and energy_error <= tolerance * energy_scale):
+            raise RouteError(
+                f"the {name} module differs from the eager one by {force_error:.3g} kJ/mol/nm in "
+                f"forces (of {scale:.3g}) and {energy_error:.3g} kJ/mol in energy (of {energy:.6g}); "
+                "the model cannot be trusted in OpenMM"
+            )
+
+
+def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """Frozen form of a scripted module; what TorchForce runs, and PythonForce here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        return torch.jit.freeze(script.eval())
+
+
+def _run(
+    form: torch.nn.Module, force: ForceBoundary, positions: Tensor, box: Tensor | None
+) -> tuple[float, Tensor]:
+    arguments = (positions, box) if isinstance(force, PeriodicForce) else (positions,)
+    energy, forces = form(*arguments)
+    return float(energy), forces
+
+
+def trial_positions(n_atoms: int, box: Tensor | None = None) -> Tensor:
+    """Positions for `check_forms` where no real ones are known, [n_atoms, 3] double, nm.
+
+    A jittered lattice: of spacing 0.16 nm, or filling ``box`` ([3, 3], nm) where that is narrower.
+    """
+    side = max(1, round(n_atoms ** (1.0 / 3.0)))
+    while side**3 < n_atoms:
+        side += 1
+    steps = torch.arange(side, dtype=torch.float64)
+    lattice = torch.cartesian_prod(steps, steps, steps)[:n_atoms]
+    jitter = torch.rand(lattice.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    lattice = lattice + 0.2 * jitter
+    if box is None:
+        return 0.16 * lattice
+    widths = torch.linalg.norm(box.to(torch.float64), dim=1)
+    return torch.clamp(0.16 * side / widths, max=1.0) * lattice / side @ box.to(torch.float64)
+
+
+__all__ = ["check_forms", "compile_force", "freeze", "trial_positions"]

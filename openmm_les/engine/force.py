@@ -1,0 +1,164 @@
+"""One OpenMM Force for a set of ML atoms, by either route, running the same module."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import openmm
+import torch
+from openmm import unit
+from torch import Tensor
+
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
+from openmm_les.engine.compile import compile_force, freeze, trial_positions
+from openmm_les.engine.routes import choose_route, import_torchforce
+from openmm_les.models.model import LESModel
+
+logger = logging.getLogger(__name__)
+
+FORCE_NAME = "LES"
+_CHECKED_ATOMS = 64  # enough for every path through the code, and quick
+
+
+class PythonForceFunction:
+    """What a PythonForce calls: the frozen module on the arrays of a State.
+
+    Pickles as the scripted module's own archive, so that a System in XML carries its model.
+
+    Parameters
+    ----------
+    archive : `torch.jit.save` of a scripted `PeriodicForce` or `IsolatedForce`
+    periodic : which of the two
+    device : torch device; "auto" = CUDA where torch sees one, else CPU
+    """
+
+    def __init__(self, archive: bytes, periodic: bool, device: str = "auto") -> None:
+        self.archive = archive
+        self.periodic = periodic
+        self.device = device
+        self._module: torch.jit.ScriptModule | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"archive": self.archive, "periodic": self.periodic, "device": self.device, "_module": None}
+
+    def module(self) -> torch.jit.ScriptModule:
+        """The frozen module on its device, made at the first call."""
+        if self._module is None:
+            import vesin_torch  # noqa: F401  registers a TorchScript class that the archive may hold
+
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+                script = torch.jit.load(io.BytesIO(self.archive), map_location=self.torch_device())
+            self._module = freeze(script)
+        return self._module
+
+    def torch_device(self) -> torch.device:
+        """The device to run on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def __call__(self, state: openmm.State) -> tuple[float, Any]:
+        """Energy in kJ/mol and forces [n, 3] in kJ/mol/nm (numpy, double)."""
+        device = self.torch_device()
+        arguments = [_tensor(state.getPositions(asNumpy=True), device)]
+        if self.periodic:
+            arguments.append(_tensor(state.getPeriodicBoxVectors(asNumpy=True), device))
+        parameters = state.getParameters()
+        if LAMBDA_INTERPOLATE in parameters:
+            strength = parameters[LAMBDA_INTERPOLATE]
+            arguments.append(torch.tensor(strength, dtype=torch.float64, device=device))
+        try:
+            energy, forces = self.module()(*arguments)
+        except torch.jit.Error as error:
+            # The last line is our own message, above it stands a TorchScript stack.
+            raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+        return float(energy), forces.cpu().numpy()
+
+
+def make_force(
+    model: LESModel,
+    numbers: Sequence[int],
+    molecules: Sequence[int],
+    molecule_charges: Sequence[float],
+    *,
+    atoms: Sequence[int] | None = None,
+    periodic: bool = False,
+    route: str = "auto",
+    precision: str = "single",
+    scalable: bool = True,
+    device: str = "auto",
+    force_group: int = 0,
+) -> openmm.Force:
+    """OpenMM Force that runs a model on all particles of a system or on some of them.
+
+    Parameters
+    ----------
+    model : trained or loaded model
+    numbers : [n_ml], atomic numbers
+    molecules : [n_ml], index of each ML atom's molecule
+    molecule_charges : [n_molecules], e
+    atoms : [n_ml], particle indices of the ML atoms; None = every particle of the system
+    periodic : latent charges interact with their periodic images
+    route : "torchforce", "python" or "auto"
+    precision : "single" or "double" arithmetic of the model; energies are summed in double
+    scalable : adds the global parameter ``lambda_interpolate`` (1), which scales energy and forces
+    device : torch device of route "python"; TorchForce follows its platform
+    force_group : of the force
+
+    Raises
+    ------
+    RouteError
+        The route cannot be used, or the compiled model differs from the eager one.
+    UnknownElementError
+        An element that the model was not trained on.
+    ValueError
+        An unknown route or precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    route = choose_route(route)
+    kind = PeriodicForce if periodic else IsolatedForce
+    dtype = PRECISIONS[precision]
+    # Since 8.6 OpenMM hands over the ML atoms only; elsewhere the module picks them.
+    narrowed = route == "python" and atoms is not None and hasattr(openmm.PythonForce, "setParticles")
+    module = kind(model, numbers, molecules, molecule_charges, None if narrowed else atoms, dtype)
+    _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype)
+    script = compile_force(module)
+    if route == "torchforce":
+        force = import_torchforce().TorchForce(script)
+        force.setOutputsForces(True)
+        if scalable:
+            force.addGlobalParameter(LAMBDA_INTERPOLATE, 1.0)
+    else:
+        archive = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+            torch.jit.save(script, archive)
+        function = PythonForceFunction(archive.getvalue(), periodic, device)
+        force = openmm.PythonForce(function, {LAMBDA_INTERPOLATE: 1.0} if scalable else {})
+        if narrowed:
+            force.setParticles([int(i) for i in atoms])
+    force.setUsesPeriodicBoundaryConditions(periodic)
+    force.setForceGroup(force_group)
+    force.setName(FORCE_NAME)
+    return force
+
+
+def _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype) -> None:
+    """`check_forms` on the first atoms of the system, on a lattice."""
+    n = min(len(numbers), _CHECKED_ATOMS)
+    module = kind(model, numbers[:n], molecules[:n], molecule_charges, None, dtype)
+    box = torch.eye(3, dtype=torch.float64) * 3.0 if kind is PeriodicForce else None
+    compile_force(module, trial_positions(n, box), box)
+
+
+def _tensor(quantity: unit.Quantity, device: torch.device) -> Tensor:
+    return torch.tensor(quantity.value_in_unit(unit.nanometer), dtype=torch.float64, device=device)
+
+
+__all__ = ["FORCE_NAME", "PythonForceFunction", "make_force"]
