@@ -1,0 +1,353 @@
+"""Starts and continues runs: puts the pieces of the engine together as the settings say."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_les.analysis.energies import plot_energies, read_energies, summarize
+from openmm_les.cli.console import RunProgress, log_to_stderr, note, say, stderr, stdout, summary_table
+from openmm_les.cli.settings import ALL, NONE, Settings, steps_of
+from openmm_les.engine import dynamics, inputs
+from openmm_les.engine.energies import EnergyRow
+from openmm_les.engine.run_directory import (
+    RunDirectory,
+    topology_from_json,
+    topology_to_json,
+    write_atomically,
+    write_pdb,
+)
+from openmm_les.exceptions import RunError
+
+_VERSIONS = ("openmm-les", "openmm", "openmmtorch", "torch", "openmmml")
+# Waters that Modeller can place for a force field's water, by the number of sites.
+_WATER_MODELS = {"tip4p": "tip4pew", "opc.": "tip4pew", "tip5p": "tip5p", "spce": "spce"}
+
+
+@dataclass
+class Molecules:
+    """The system of a run before dynamics is added: what is simulated, and by what."""
+
+    topology: app.Topology
+    mm_system: openmm.System | None
+    """None where all atoms are ML"""
+    ml_atoms: list[int]
+    """empty for a run of the force field alone"""
+
+
+def start_run(settings: Settings, output: Path) -> int:
+    """Set up a new run in an empty folder and run it; exit code."""
+    log_to_stderr()
+    directory = RunDirectory(output, settings.format)
+    stop = dynamics.StopRequest()
+    with directory.reserve(), stop.listen():
+        structure = _prepare(settings)
+        topology = structure.topology
+        ml_atoms = select_atoms(topology, settings.ml)
+        mm_system = None
+        if settings.ml != ALL:
+            mm_system = inputs.build_mm_system(
+                structure, _force_field(settings, structure), cutoff=settings.cutoff
+            )
+        molecules = Molecules(topology, mm_system, ml_atoms)
+        context = _make_context(settings, molecules, settings.seed)
+        _settle(context, structure.positions, settings, stop)
+        if stop:
+            note("stopped before the first step; nothing is kept")
+            return _stopped(stop)
+        run = _make_run(context, topology, directory, settings, stop)
+        write_pdb(directory.initial, topology, run.state())
+        if mm_system is not None:
+            write_atomically(directory.mm_system, openmm.XmlSerializer.serialize(mm_system))
+        write_atomically(directory.topology, topology_to_json(topology))
+        write_atomically(
+            directory.settings,
+            settings.to_json(
+                ml_atoms=ml_atoms,
+                model_sha256=_model_hash(settings),
+                platform=context.getPlatform().getName(),
+                versions=_versions(),
+            ),
+        )
+        run.start()
+        return _finish(run, settings)
+
+
+def resume_run(path: Path, steps: int | None, picoseconds: float | None) -> int:
+    """Continue the run in a folder, to its planned length or a new one; exit code."""
+    log_to_stderr()
+    directory = RunDirectory(path)
+    if not directory.settings.is_file():
+        raise FileNotFoundError(f"{path} holds no run to resume: {directory.settings.name} is missing")
+    settings, resolved = Settings.from_json(directory.settings.read_text())
+    if steps is not None or picoseconds is not None:
+        settings = settings.with_steps(steps_of(steps, picoseconds, settings.timestep))
+    directory = RunDirectory(path, settings.format)
+    directory.check_resumable()
+    if resolved.get("model_sha256") != _model_hash(settings):
+        raise ValueError(f"the model {settings.model} is not the one the run was started with")
+    stop = dynamics.StopRequest()
+    with stop.listen():
+        topology = topology_from_json(directory.topology.read_text())
+        mm_system = None
+        if settings.ml != ALL:
+            mm_system = openmm.XmlSerializer.deserialize(directory.mm_system.read_text())
+        molecules = Molecules(topology, mm_system, resolved["ml_atoms"])
+        # A checkpoint holds the random numbers of the integrator but not those of the barostat:
+        # new ones for it, rather than the first ones again.
+        context = _make_context(settings, molecules, draw_seed(), resolved["platform"])
+        run = _make_run(context, topology, directory, settings, stop)
+        run.resume()
+        write_atomically(directory.settings, settings.to_json(**resolved))
+        note(f"resuming at step {run.step} of {settings.steps}")
+        return _finish(run, settings)
+
+
+def draw_seed() -> int:
+    """A seed that OpenMM takes as such (0 would mean to draw one itself)."""
+    return random.SystemRandom().randrange(1, 2**31)
+
+
+def select_atoms(topology: app.Topology, selection: str) -> list[int]:
+    """Indices of the atoms that an mdtraj selection, ``all`` or ``none`` names.
+
+    Raises
+    ------
+    ValueError
+        for a selection that cannot be read or selects nothing, or atoms of no known element
+    """
+    atoms = list(topology.atoms())
+    if selection == NONE:
+        return []
+    if selection == ALL:
+        indices = list(range(len(atoms)))
+    else:
+        import mdtraj
+
+        try:
+            found = mdtraj.Topology.from_openmm(topology).select(selection)
+        except Exception as error:  # mdtraj compiles selections to Python, and anything may come out
+            reason = str(error).splitlines()[0][:100]
+            raise ValueError(
+                f"--ml {selection!r} is not a selection that mdtraj understands: {reason}"
+            ) from error
+        indices = [int(i) for i in found]
+    if not indices:
+        raise ValueError(f"--ml {selection!r} selects no atoms")
+    for index in indices:
+        if atoms[index].element is None:
+            residue = atoms[index].residue
+            raise ValueError(
+                f"the element of ML atom {index} ({residue.name} {residue.id} {atoms[index].name})"
+                " is unknown: name it in the structure file (columns 77-78 of a PDB file)"
+            )
+    return indices
+
+
+def _prepare(settings: Settings) -> inputs.Structure:
+    structure = inputs.read_structure([Path(path) for path in settings.structure])
+    if settings.solvate:
+        structure = inputs.solvate(
+            structure,
+            inputs.load_force_field(settings.force_field),
+            padding=settings.padding,
+            ionic_strength=settings.ionic_strength,
+            water_model=_water_model(settings.force_field),
+            seed=settings.seed,
+        )
+    if settings.ensemble == "npt" and not structure.periodic:
+        raise ValueError("constant pressure needs a periodic box: add one with --solvate, or use NVT")
+    return structure
+
+
+def _water_model(force_field: Sequence[str]) -> str:
+    """Water that `openmm.app.Modeller` is to place for a force field."""
+    for name in force_field:
+        for part, model in _WATER_MODELS.items():
+            if part in Path(name).name:
+                return model
+    return "tip3p"
+
+
+def _make_context(
+    settings: Settings, molecules: Molecules, barostat_seed: int, platform: str | None = None
+) -> openmm.Context:
+    """Context of the mixed, ML or MM system, in its ensemble, on its platform."""
+    system = _build_system(settings, molecules)
+    if settings.ensemble == "npt":
+        dynamics.add_barostat(
+            system, pressure=settings.pressure, temperature=settings.temperature, seed=barostat_seed
+        )
+    integrator = dynamics.make_integrator(
+        settings.ensemble,
+        timestep=settings.timestep,
+        temperature=settings.temperature,
+        friction=settings.friction,
+        seed=settings.seed,
+    )
+    return dynamics.make_context(
+        system,
+        integrator,
+        platform=platform or settings.platform,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
+
+
+def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
+    """The System that is simulated: of the force field, of the model, or of both."""
+    if settings.ml == NONE:
+        # The MM system itself stays as it is: a barostat added to it must not be written out.
+        return openmm.XmlSerializer.clone(molecules.mm_system)
+    import torch
+
+    from openmm_les.embedding.mixed import create_mixed_system
+    from openmm_les.engine.system import create_system
+    from openmm_les.models.checkpoint import load_model
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    model = load_model(_model_name(settings))
+    # Two precisions of the model against three of OpenMM's GPU platforms.
+    precision = "double" if settings.precision == "double" else "single"
+    if molecules.mm_system is None:
+        return create_system(
+            molecules.topology,
+            model,
+            route=settings.route,
+            total_charge=settings.charge or 0.0,
+            precision=precision,
+        )
+    return create_mixed_system(
+        molecules.topology,
+        molecules.mm_system,
+        molecules.ml_atoms,
+        model,
+        embedding=settings.embedding,
+        total_charge=settings.charge,
+        route=settings.route,
+        precision=precision,
+    )
+
+
+def _settle(
+    context: openmm.Context, positions: np.ndarray, settings: Settings, stop: dynamics.StopRequest
+) -> None:
+    """Put the atoms in place: minimise, apply constraints, draw velocities."""
+    context.setPositions(positions * unit.nanometer)
+    energy = _potential_energy(context)
+    if not math.isfinite(energy):
+        raise ValueError("the energy of the structure is not finite: do atoms lie upon each other?")
+    if settings.minimize:
+        with stderr.status("minimising") as status:
+            dynamics.minimize(
+                context,
+                max_iterations=settings.minimize_iterations,
+                stop=stop,
+                progress=lambda iteration, value: status.update(
+                    f"minimising: iteration {iteration}, {value:.1f} kJ/mol"
+                ),
+            )
+        minimum = _potential_energy(context)
+        if not math.isfinite(minimum):
+            raise RunError("the minimisation left a structure without a finite energy")
+        note(f"minimised from {energy:.1f} to {minimum:.1f} kJ/mol")
+    context.applyConstraints(1e-6)
+    context.computeVirtualSites()
+    context.setVelocitiesToTemperature(settings.temperature * unit.kelvin, settings.seed)
+
+
+def _make_run(
+    context: openmm.Context,
+    topology: app.Topology,
+    directory: RunDirectory,
+    settings: Settings,
+    stop: dynamics.StopRequest,
+) -> dynamics.Run:
+    plan = dynamics.RunPlan(
+        total_steps=settings.steps,
+        timestep=settings.timestep,
+        report_interval=settings.report_interval,
+        frame_interval=settings.frame_interval,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+    return dynamics.Run(context, topology, directory, plan, stop)
+
+
+def _finish(run: dynamics.Run, settings: Settings) -> int:
+    """Run to the end or to a stop, then write and show what came out; exit code."""
+    directory = run.directory
+    try:
+        with RunProgress(run.step, settings.steps, settings.timestep) as progress:
+
+            def show(step: int, row: EnergyRow | None) -> None:
+                progress.update(step, None if row is None else row.temperature)
+
+            run.advance(show)
+    finally:
+        run.close()
+    write_pdb(directory.final, run.topology, run.state())
+    energies = read_energies(directory.energies)
+    name = settings.ensemble.upper()
+    plot_energies(energies, directory.plot, f"{name}, {directory.path.name}")
+    stdout.print(summary_table(summarize(energies), f"{name} run in {directory.path}"))
+    say(f"plot: {directory.plot}")
+    if run.stop:
+        say(
+            f"stopped at step {run.step} of {settings.steps}; continue with:"
+            f" openmm-les simulate --resume {shlex.quote(str(directory.path))}"
+        )
+        return _stopped(run.stop)
+    return 0
+
+
+def _stopped(stop: dynamics.StopRequest) -> int:
+    """Exit code of a run that a signal ended, as shells have it."""
+    return 128 + int(stop.signal or 0)
+
+
+def _force_field(settings: Settings, structure: inputs.Structure) -> app.ForceField | None:
+    return None if structure.prmtop is not None else inputs.load_force_field(settings.force_field)
+
+
+def _potential_energy(context: openmm.Context) -> float:
+    energy = context.getState(energy=True).getPotentialEnergy()
+    return float(energy.value_in_unit(unit.kilojoule_per_mole))
+
+
+def _model_name(settings: Settings) -> str:
+    from openmm_les.models.checkpoint import list_models
+
+    if settings.model is not None:
+        return settings.model
+    shipped = list_models()
+    if not shipped:
+        raise ValueError("no model is shipped with this installation: name one with --model")
+    return shipped[0]
+
+
+def _model_hash(settings: Settings) -> str | None:
+    """SHA-256 of a model that is a file; a shipped one goes by its name."""
+    if settings.model is None or not Path(settings.model).is_file():
+        return None
+    return hashlib.sha256(Path(settings.model).read_bytes()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
