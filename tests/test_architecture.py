@@ -110,7 +110,9 @@ def test_every_part_has_a_layer():
     assert parts <= set(LAYERS), f"give these a layer in this test and in the design: {parts - set(LAYERS)}"
 
 
-@pytest.mark.parametrize("part, path, text", sources(), ids=lambda value: value if len(value) < 60 else "")
+@pytest.mark.parametrize(
+    ("part", "path", "text"), sources(), ids=lambda value: value if len(value) < 60 else ""
+)
 def test_imports_follow_the_arrows(part, path, text):
     package = ".".join(["openmm_les", *Path(path).parent.parts])
     wrong = [f"{name}: {v}" for name in imports_of(text, package) for v in violations(part, name)]
@@ -118,7 +120,7 @@ def test_imports_follow_the_arrows(part, path, text):
 
 
 @pytest.mark.parametrize(
-    "part, imported",
+    ("part", "imported"),
     [
         ("electrostatics", "openmm_les.models.model"),
         ("electrostatics", "numpy"),
@@ -144,7 +146,7 @@ def test_the_rules_catch_violations(part, imported):
 
 
 @pytest.mark.parametrize(
-    "part, imported",
+    ("part", "imported"),
     [
         ("electrostatics", "openmm_les.neighbors"),
         ("electrostatics", "openmm_les.electrostatics.isolated"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from openmm_les.graph import Graph, padded_pairs, pair_vectors
 from openmm_les.models.backbone import BackboneOutput
+from openmm_les.models.constants import ExactConstants
 from openmm_les.models.radial import BesselBasis, NuclearRepulsion, envelope
 
 
@@ -64,17 +65,16 @@ class ChannelMixing(nn.Module):
         return Features(self.scalar(x.scalar), self.vector(x.vector), self.tensor(x.tensor))
 
 
-class TensorProduct(nn.Module):
+class TensorProduct(ExactConstants):
     """Channel-by-channel product of two feature sets, its paths mixed into new channels."""
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
         basis = tensor_basis()
-        dtype = torch.get_default_dtype()
         # Tensor times vector, [3, 15], and vector times vector, [5, 9], as wide matrices.
         contraction = basis.transpose(0, 1).reshape(3, 15) * math.sqrt(0.6)
-        self.register_buffer("contraction", contraction.to(dtype), persistent=False)
-        self.register_buffer("dyad", basis.reshape(5, 9).to(dtype), persistent=False)
+        self.register_constant("contraction", contraction)
+        self.register_constant("dyad", basis.reshape(5, 9))
         self.mix = ChannelMixing(3 * n_channels, n_channels)
 
     def forward(self, x: Features, y: Features) -> Features:
@@ -194,7 +194,7 @@ class Interaction(nn.Module):
         )
 
 
-class EquivariantBackbone(nn.Module):
+class EquivariantBackbone(ExactConstants):
     """Compact equivariant message-passing network of scalars, vectors and rank-2 tensors.
 
     Parameters
@@ -243,9 +243,7 @@ class EquivariantBackbone(nn.Module):
         index = torch.full((119,), -1, dtype=torch.int64)
         index[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("index", index, persistent=False)
-        self.register_buffer(
-            "basis", tensor_basis().to(torch.get_default_dtype()), persistent=False
-        )
+        self.register_constant("basis", tensor_basis())
         self.repulsion = NuclearRepulsion(elements)
         self.bessel = BesselBasis(n_basis, cutoff)
         self.species = nn.Embedding(len(elements), n_channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -80,6 +80,13 @@ class LESModel(nn.Module):
         if reference_energies is not None:
             table[torch.tensor(elements)] = torch.tensor(reference_energies, dtype=torch.float64)
         self.register_buffer("reference_energies", table)
+
+    @torch.jit.unused
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        references = self.reference_energies
+        super()._apply(fn, recurse)
+        self.reference_energies = references.to(self.reference_energies.device)
+        return self
 
     def forward(self, graph: Graph) -> Prediction:
         """Energies and charges, differentiable in positions and cells."""

@@ -6,9 +6,10 @@ import math
 from typing import List
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openmm_les.elements import covalent_radii
+from openmm_les.models.constants import ExactConstants
 
 # Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
 _ZBL_WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
@@ -27,7 +28,7 @@ def envelope(ratio: Tensor) -> Tensor:
     return 1.0 - x6 * (28.0 - x * (48.0 - 21.0 * x))
 
 
-class BesselBasis(nn.Module):
+class BesselBasis(ExactConstants):
     """``√(2/rc) sin(nπ r/rc)/r`` for n = 1 … n_functions; Gasteiger et al. (2020), eq. 7.
 
     Input any shape, Å; output with one more dimension [n_functions].
@@ -36,7 +37,7 @@ class BesselBasis(nn.Module):
     def __init__(self, n_functions: int, cutoff: float) -> None:
         super().__init__()
         frequencies = math.pi / cutoff * torch.arange(1, n_functions + 1, dtype=torch.float64)
-        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
+        self.register_constant("frequencies", frequencies)
         self.norm = math.sqrt(2.0 / cutoff)
 
     def forward(self, distances: Tensor) -> Tensor:
@@ -44,27 +45,24 @@ class BesselBasis(nn.Module):
         return self.norm * torch.sin(r * self.frequencies) / r
 
 
-class NuclearRepulsion(nn.Module):
+class NuclearRepulsion(ExactConstants):
     """Screened nuclear repulsion (ZBL) that ends smoothly at 0.8 times the summed covalent radii.
 
-    It keeps atoms apart where no training data reach, and leaves bonds to the network. Input: distances [...] in Å and element
-    indices [...] of both atoms; output [...] in eV, the energy of the pair.
+    It keeps atoms apart where no training data reach, and leaves bonds to the network. Input:
+    distances [...] in Å and element indices [...] of both atoms; output [...] in eV, the energy
+    of the pair.
     """
 
     def __init__(self, elements: List[int], coulomb_constant: float = 14.399645) -> None:
         super().__init__()
-        z = torch.tensor(elements, dtype=torch.get_default_dtype())
+        z = torch.tensor(elements, dtype=torch.float64)
         radii = torch.tensor([covalent_radii[e] for e in elements], dtype=z.dtype)
         screening = 0.8854 * _BOHR / (z.view(-1, 1) ** 0.23 + z.view(1, -1) ** 0.23)
-        self.register_buffer("screening", screening, persistent=False)
-        self.register_buffer(
-            "reach", 0.8 * (radii.view(-1, 1) + radii.view(1, -1)), persistent=False
-        )
-        self.register_buffer(
-            "strength", coulomb_constant * z.view(-1, 1) * z.view(1, -1), persistent=False
-        )
-        self.register_buffer("weights", torch.tensor(_ZBL_WEIGHTS, dtype=z.dtype), persistent=False)
-        self.register_buffer("exponents", torch.tensor(_ZBL_EXPONENTS, dtype=z.dtype), persistent=False)
+        self.register_constant("screening", screening)
+        self.register_constant("reach", 0.8 * (radii.view(-1, 1) + radii.view(1, -1)))
+        self.register_constant("strength", coulomb_constant * z.view(-1, 1) * z.view(1, -1))
+        self.register_constant("weights", torch.tensor(_ZBL_WEIGHTS, dtype=z.dtype))
+        self.register_constant("exponents", torch.tensor(_ZBL_EXPONENTS, dtype=z.dtype))
 
     def forward(self, distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
         x = (distances / self.screening[first, second]).unsqueeze(-1)

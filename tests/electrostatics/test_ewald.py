@@ -328,7 +328,7 @@ def small_inputs(with_cell: bool) -> tuple[Tensor, Tensor, Tensor]:
     return positions.requires_grad_(), (charges + 0.2).requires_grad_(), cell.requires_grad_(with_cell)
 
 
-@pytest.mark.parametrize("sigma, k_cutoff", [(0.2, None), (0.9, None), (0.5, 3.3)])
+@pytest.mark.parametrize(("sigma", "k_cutoff"), [(0.2, None), (0.9, None), (0.5, 3.3)])
 def test_gradcheck_of_every_output(sigma, k_cutoff):
     # Positions, charges and cell (stress).
     def outputs(r: Tensor, q: Tensor, h: Tensor):
@@ -337,7 +337,7 @@ def test_gradcheck_of_every_output(sigma, k_cutoff):
     assert torch.autograd.gradcheck(outputs, small_inputs(with_cell=True), atol=1e-5)
 
 
-@pytest.mark.parametrize("sigma, k_cutoff", [(0.2, None), (0.9, None), (0.5, 3.3)])
+@pytest.mark.parametrize(("sigma", "k_cutoff"), [(0.2, None), (0.9, None), (0.5, 3.3)])
 def test_gradgradcheck_of_the_energy(sigma, k_cutoff):
     def energy(r: Tensor, q: Tensor, h: Tensor):
         return ewald_energy(r, q, h, sigma, 1.0, k_cutoff, tolerance=TIGHT)

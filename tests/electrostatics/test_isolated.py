@@ -78,7 +78,7 @@ def test_point_charges_far_apart():
     assert float(isolated_energy(positions, charges, 1.0, KE)) == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 2e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-3)])
 def test_kernel_slope_is_the_derivative(dtype, tolerance):
     # Relative to the slope's limit at zero, 4/(3√π w³); its two terms cancel at short distance.
     r = torch.logspace(-3.0, 1.5, 60, dtype=torch.float64)
