@@ -33,4 +33,12 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "LESModel",
+    "__version__",
+    "create_mixed_system",
+    "create_system",
+    "latent_ewald",
+    "list_models",
+    "load_model",
+]

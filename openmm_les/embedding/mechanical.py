@@ -1,0 +1,189 @@
+"""Mechanical embedding: the force field keeps every term but those within the ML region.
+
+Across the border charges and Lennard-Jones act as in the force field, by its own cutoffs and PME.
+Within the region every term of the force field is taken out, the images of the region's charges
+in the mesh included: latent charges have images of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from itertools import combinations
+from xml.etree import ElementTree
+
+import openmm
+from openmm import unit
+
+from openmm_les.embedding.regions import Region
+from openmm_les.engine.files import system_from_xml
+from openmm_les.exceptions import EmbeddingError
+
+logger = logging.getLogger(__name__)
+
+CONNECTIVITY_NAME = "ML connectivity"
+IMAGES_NAME = "ML images of the force field"
+
+# Terms over named atoms: those with all atoms in the region go.
+_BONDED = {
+    "HarmonicBondForce",
+    "HarmonicAngleForce",
+    "PeriodicTorsionForce",
+    "RBTorsionForce",
+    "CMAPTorsionForce",
+    "CustomBondForce",
+    "CustomAngleForce",
+    "CustomTorsionForce",
+    "CustomCompoundBondForce",
+}
+# Energies of all atoms at once: there is no way to take the region's own part out.
+_INSEPARABLE = re.compile(
+    r"GBSAOBCForce|CustomGBForce|Amoeba\w+|Hippo\w+|DrudeForce|GayBerneForce|CustomHbondForce"
+    r"|CustomManyParticleForce|ATMForce"
+)
+_LONG_RANGE = (openmm.NonbondedForce.Ewald, openmm.NonbondedForce.PME, openmm.NonbondedForce.LJPME)
+
+
+def remove_internal_terms(mm_system: openmm.System, region: Region) -> openmm.System:
+    """Copy of a system without the force field's energy within the region.
+
+    Bonded terms and constraints inside the region go; its pairs become exceptions; where the
+    force field sums over images (PME), the images of the region's charges are subtracted. Bonds of
+    zero strength keep its molecules together for a barostat.
+
+    Parameters
+    ----------
+    mm_system : not changed
+    region : from `find_region`
+
+    Raises
+    ------
+    EmbeddingError
+        A force that does not split into terms, a periodic cutoff without long-range
+        electrostatics, or charges of the region that depend on a parameter.
+    """
+    root = ElementTree.fromstring(openmm.XmlSerializer.serialize(mm_system))
+    chosen = set(region.atoms)
+    for force in root.findall("./Forces/Force"):
+        kind = force.get("type", "")
+        if _INSEPARABLE.fullmatch(kind):
+            raise EmbeddingError(
+                f"{kind} cannot be split into the ML region and the rest; use a force field without it"
+            )
+        if kind in _BONDED:
+            _remove_terms(force, chosen)
+    constraints = root.find("./Constraints")
+    if constraints is not None:
+        constraints[:] = [c for c in constraints if not _inside(c, chosen)]
+    system = system_from_xml(ElementTree.tostring(root, encoding="unicode"))
+    exclude_pairs(system, region.atoms)
+    remove_images(system, region.atoms)
+    join_molecules(system, region)
+    return system
+
+
+def exclude_pairs(system: openmm.System, atoms: list[int]) -> None:
+    """Make every pair of ``atoms`` an exception (0, 1, 0) or exclusion of all pair forces."""
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            _check_nonbonded(force, atoms)
+            for i, j in combinations(atoms, 2):
+                force.addException(i, j, 0.0, 1.0, 0.0, True)
+            if force.usesPeriodicBoundaryConditions():
+                # Otherwise the energy would change when one ML atom moves by a box vector.
+                force.setExceptionsUsePeriodicBoundaryConditions(True)
+        elif isinstance(force, openmm.CustomNonbondedForce):
+            pairs = (force.getExclusionParticles(k) for k in range(force.getNumExclusions()))
+            existing = {tuple(sorted(pair)) for pair in pairs}
+            for pair in combinations(sorted(atoms), 2):
+                if pair not in existing:
+                    force.addExclusion(*pair)
+
+
+def remove_images(system: openmm.System, atoms: list[int]) -> None:
+    """Subtract what the periodic images of the charges of ``atoms`` feel of each other by PME.
+
+    With all pairs of ``atoms`` excluded, a NonbondedForce still sums their images in its mesh. A
+    second one that holds nothing but these charges, excluded alike, gives exactly this energy.
+    """
+    for force in list(system.getForces()):
+        if not isinstance(force, openmm.NonbondedForce) or force.getNonbondedMethod() not in _LONG_RANGE:
+            continue
+        charges = {i: force.getParticleParameters(i)[0] for i in atoms}
+        if all(charge.value_in_unit(unit.elementary_charge) == 0.0 for charge in charges.values()):
+            continue
+        images = openmm.NonbondedForce()
+        ewald = force.getNonbondedMethod() == openmm.NonbondedForce.Ewald
+        images.setNonbondedMethod(openmm.NonbondedForce.Ewald if ewald else openmm.NonbondedForce.PME)
+        # The same splitting and the same mesh, so that their errors cancel too.
+        images.setCutoffDistance(force.getCutoffDistance())
+        images.setEwaldErrorTolerance(force.getEwaldErrorTolerance())
+        images.setPMEParameters(*force.getPMEParameters())
+        images.setUseDispersionCorrection(False)
+        images.setExceptionsUsePeriodicBoundaryConditions(True)
+        for i in range(system.getNumParticles()):
+            images.addParticle(charges.get(i, 0.0), 1.0, 0.0)
+        for i, j in combinations(atoms, 2):
+            images.addException(i, j, 0.0, 1.0, 0.0)
+        difference = openmm.CustomCVForce("-images")
+        difference.addCollectiveVariable("images", images)
+        difference.setForceGroup(force.getForceGroup())
+        difference.setName(IMAGES_NAME)
+        system.addForce(difference)
+
+
+def join_molecules(system: openmm.System, region: Region) -> None:
+    """Add bonds of zero strength along the region's covalent bonds.
+
+    OpenMM finds molecules by bonds, not by exceptions. Without bonds a barostat would scale the
+    atoms of the region apart.
+    """
+    force = openmm.HarmonicBondForce()
+    for i, j in region.bonds:
+        force.addBond(i, j, 0.1, 0.0)
+    force.setUsesPeriodicBoundaryConditions(system.usesPeriodicBoundaryConditions())
+    force.setName(CONNECTIVITY_NAME)
+    system.addForce(force)
+
+
+def _check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
+    if force.getNonbondedMethod() == openmm.NonbondedForce.CutoffPeriodic:
+        raise EmbeddingError(
+            "the force field cuts electrostatics off (CutoffPeriodic) while latent charges interact with "
+            "all their images; create the MM system with nonbondedMethod=PME (or NoCutoff, isolated)"
+        )
+    chosen = set(atoms)
+    for k in range(force.getNumParticleParameterOffsets()):
+        name, atom = force.getParticleParameterOffset(k)[:2]
+        if atom in chosen:
+            raise EmbeddingError(
+                f"the force field's parameters of ML atom {atom} depend on the global parameter {name!r}; "
+                "leave parameter offsets to MM atoms"
+            )
+
+
+def _remove_terms(force: ElementTree.Element, chosen: set[int]) -> None:
+    for name in ("Bonds", "Angles", "Torsions"):
+        terms = force.find(name)
+        if terms is not None:
+            kept = [term for term in terms if not _inside(term, chosen)]
+            logger.info(
+                "%s: %d terms within the ML region removed", force.get("type"), len(terms) - len(kept)
+            )
+            terms[:] = kept
+
+
+def _inside(term: ElementTree.Element, chosen: set[int]) -> bool:
+    """Whether all particles of a term are chosen; OpenMM names them p1, p2 … or a1 … b4 (CMAP)."""
+    particles = [value for key, value in term.items() if re.fullmatch(r"[pab]\d+", key)]
+    return all(int(value) in chosen for value in particles)
+
+
+__all__ = [
+    "CONNECTIVITY_NAME",
+    "IMAGES_NAME",
+    "exclude_pairs",
+    "join_molecules",
+    "remove_images",
+    "remove_internal_terms",
+]

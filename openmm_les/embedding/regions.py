@@ -1,0 +1,249 @@
+"""The ML region of a mixed system: which atoms, which molecules, which charges; all checks."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from openmm_les.engine.topology import atom_label, atomic_numbers, bonds_among, topology_bonds
+from openmm_les.exceptions import EmbeddingError
+from openmm_les.models.model import LESModel
+from openmm_les.molecules import connected_molecules, molecule_charges
+
+# Force fields round charges to a few digits; molecules then miss a whole number by 1e-3 or so.
+_CHARGE_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Region:
+    """ML atoms of a mixed system, checked against its topology and its force field."""
+
+    atoms: list[int]
+    """[n_ml], particle indices, ascending"""
+    numbers: list[int]
+    """[n_ml], atomic numbers"""
+    bonds: list[tuple[int, int]]
+    """Particle indices of the covalent bonds inside the region"""
+    molecules: list[int]
+    """[n_ml], index of each ML atom's molecule"""
+    molecule_charges: list[float]
+    """[n_molecules], e"""
+
+
+def find_region(
+    topology: app.Topology,
+    mm_system: openmm.System,
+    ml_atoms: Iterable[int],
+    model: LESModel,
+    total_charge: float | Sequence[float] | None = None,
+) -> Region:
+    """The ML region of a system, with everything checked that can be checked without positions.
+
+    Parameters
+    ----------
+    topology : of all particles of ``mm_system``
+    mm_system : the force field's system
+    ml_atoms : particle indices
+    model : whose elements must cover the region
+    total_charge : e, of the region, or one per molecule; None = by the force field's charges
+
+    Raises
+    ------
+    EmbeddingError
+        A region that cannot be embedded: empty, with duplicates, through a covalent bond, with a
+        virtual site, with charges that do not fit.
+    TypeError
+        ``ml_atoms`` are not whole numbers.
+    UnknownElementError
+        An element that the model does not know.
+    """
+    if topology.getNumAtoms() != mm_system.getNumParticles():
+        raise EmbeddingError(
+            f"`topology` has {topology.getNumAtoms()} atoms and `mm_system` "
+            f"{mm_system.getNumParticles()} particles; they must describe the same system"
+        )
+    atoms = check_atoms(ml_atoms, mm_system.getNumParticles())
+    _check_virtual_sites(topology, mm_system, atoms)
+    numbers = atomic_numbers(topology, atoms)
+    model.check_elements(numbers)
+    bonds = _bonds_of(topology, mm_system, atoms)
+    _check_cut_bonds(topology, bonds, atoms)
+    inner = np.array(bonds_among(bonds, atoms), dtype=np.int64).reshape(-1, 2)
+    molecules = connected_molecules(inner, len(atoms))
+    charges = _molecule_charges(topology, mm_system, atoms, numbers, molecules, inner, total_charge)
+    pairs = [(atoms[i], atoms[j]) for i, j in inner.tolist()]
+    return Region(atoms, numbers, pairs, molecules.tolist(), charges)
+
+
+def check_atoms(ml_atoms: Iterable[int], n_particles: int) -> list[int]:
+    """Ascending particle indices; raises as `find_region` where they cannot be a region."""
+    if isinstance(ml_atoms, str) or not isinstance(ml_atoms, Iterable):
+        raise TypeError(f"`ml_atoms` must be particle indices, got {ml_atoms!r}")
+    given = list(ml_atoms)  # a generator would be empty the second time
+    if any(isinstance(i, (bool, np.bool_)) for i in given):
+        raise TypeError("`ml_atoms` must be particle indices, got a mask; use numpy.flatnonzero(mask)")
+    try:
+        atoms = sorted(operator.index(i) for i in given)
+    except TypeError as error:
+        raise TypeError(f"`ml_atoms` must be whole numbers: {error}") from error
+    if not atoms:
+        raise EmbeddingError("`ml_atoms` is empty: there is no ML region")
+    if atoms[0] < 0 or atoms[-1] >= n_particles:
+        wrong = atoms[0] if atoms[0] < 0 else atoms[-1]
+        raise EmbeddingError(f"`ml_atoms` holds {wrong}, the particles are 0 to {n_particles - 1}")
+    twice = sorted({i for i, j in pairwise(atoms) if i == j})
+    if twice:
+        raise EmbeddingError(f"`ml_atoms` holds duplicates: {', '.join(map(str, twice[:5]))}")
+    return atoms
+
+
+def check_region_fits(region: Region, positions: unit.Quantity, box: unit.Quantity) -> None:
+    """Raise `EmbeddingError` if a molecule of the region is wider than half the box.
+
+    Force fields and barostats take nearest images within a molecule: in a box narrower than twice
+    the molecule they would take those of its neighbour in the next cell.
+
+    Parameters
+    ----------
+    region : from `find_region`
+    positions : [n_particles, 3]; molecules may lie across the box's faces
+    box : three box vectors
+    """
+    x = np.array(positions.value_in_unit(unit.nanometer))[region.atoms]
+    cell = np.array(box.value_in_unit(unit.nanometer))
+    widths = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    molecules = np.array(region.molecules)
+    place = {atom: k for k, atom in enumerate(region.atoms)}
+    neighbors: list[list[int]] = [[] for _ in region.atoms]
+    for i, j in region.bonds:
+        neighbors[place[i]].append(place[j])
+        neighbors[place[j]].append(place[i])
+    for molecule in range(molecules.max() + 1):
+        whole = _unwrapped(x, cell, neighbors, int(np.flatnonzero(molecules == molecule)[0]))
+        normals = np.linalg.inv(cell) * widths  # columns: unit normals of the faces
+        extent = np.ptp(whole @ normals, axis=0)
+        if (extent > 0.5 * widths).any():
+            axis = int(np.argmax(extent / widths))
+            raise EmbeddingError(
+                f"molecule {molecule} of the ML region is {extent[axis]:.2f} nm wide, more than half "
+                f"the box ({widths[axis]:.2f} nm along vector {'abc'[axis]}); use a larger box"
+            )
+
+
+def _unwrapped(x: np.ndarray, cell: np.ndarray, neighbors: list[list[int]], start: int) -> np.ndarray:
+    """Positions [n, 3] of the molecule that holds atom ``start``, made whole along its bonds."""
+    placed = {start: x[start]}
+    waiting = [start]
+    inverse = np.linalg.inv(cell)
+    while waiting:
+        i = waiting.pop()
+        for j in neighbors[i]:
+            if j not in placed:
+                step = x[j] - x[i]
+                placed[j] = placed[i] + step - np.round(step @ inverse) @ cell
+                waiting.append(j)
+    return np.array(list(placed.values()))
+
+
+def _check_virtual_sites(topology: app.Topology, system: openmm.System, atoms: list[int]) -> None:
+    chosen = set(atoms)
+    labels = None
+    for i in range(system.getNumParticles()):
+        if not system.isVirtualSite(i):
+            continue
+        site = system.getVirtualSite(i)
+        parents = {site.getParticle(k) for k in range(site.getNumParticles())}
+        if i in chosen or parents & chosen:
+            labels = [atom_label(atom) for atom in topology.atoms()]
+            raise EmbeddingError(
+                f"{labels[i]} is a virtual site of the ML region; a model needs atoms only. Keep this "
+                "molecule in the MM part, or use a force field without such sites for it"
+            )
+
+
+def _bonds_of(topology: app.Topology, system: openmm.System, atoms: list[int]) -> list[tuple[int, int]]:
+    """Covalent bonds: the topology's; where it leaves an ML atom alone, the force field's."""
+    bonds = topology_bonds(topology)
+    bonded = {i for bond in bonds for i in bond}
+    alone = set(atoms) - bonded
+    if alone:
+        pairs = [tuple(system.getConstraintParameters(k)[:2]) for k in range(system.getNumConstraints())]
+        for force in system.getForces():
+            if isinstance(force, openmm.HarmonicBondForce):
+                pairs += [tuple(force.getBondParameters(k)[:2]) for k in range(force.getNumBonds())]
+        bonds += [pair for pair in pairs if alone & set(pair)]
+    return bonds
+
+
+def _check_cut_bonds(topology: app.Topology, bonds: list[tuple[int, int]], atoms: list[int]) -> None:
+    chosen = set(atoms)
+    cut = [(i, j) if i in chosen else (j, i) for i, j in bonds if (i in chosen) != (j in chosen)]
+    if cut:
+        labels = [atom_label(atom) for atom in topology.atoms()]
+        shown = "; ".join(f"{labels[i]} - {labels[j]}" for i, j in cut[:3])
+        more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
+        raise EmbeddingError(
+            f"the ML region cuts covalent bonds (ML - MM): {shown}{more}. Choose whole molecules; link "
+            "atoms are not supported"
+        )
+
+
+def _molecule_charges(
+    topology: app.Topology,
+    system: openmm.System,
+    atoms: list[int],
+    numbers: list[int],
+    molecules: np.ndarray,
+    bonds: np.ndarray,
+    total_charge: float | Sequence[float] | None,
+) -> list[float]:
+    """Charge of each molecule of the region, [n_molecules], checked against the force field's."""
+    given = None if total_charge is None else np.atleast_1d(np.asarray(total_charge, dtype=np.float64))
+    nonbonded = [f for f in system.getForces() if isinstance(f, openmm.NonbondedForce)]
+    if not nonbonded:
+        wanted = 0.0 if given is None else given
+        return molecule_charges(np.asarray(numbers), molecules, wanted, bonds).tolist()
+    n_molecules = int(molecules.max()) + 1
+    if given is not None and given.shape not in {(1,), (n_molecules,)}:
+        raise EmbeddingError(
+            f"`total_charge` must be one number or one per molecule of the region ([{n_molecules}]), "
+            f"got shape {list(given.shape)}"
+        )
+    sums = np.zeros(n_molecules)
+    for atom, molecule in zip(atoms, molecules):
+        for force in nonbonded:
+            charge = force.getParticleParameters(atom)[0].value_in_unit(unit.elementary_charge)
+            sums[molecule] += charge
+    whole = np.round(sums)
+    odd = np.flatnonzero(np.abs(sums - whole) > _CHARGE_TOLERANCE)
+    if len(odd) and (given is None or len(given) != n_molecules):
+        first = list(topology.atoms())[atoms[int(np.flatnonzero(molecules == odd[0])[0])]]
+        raise EmbeddingError(
+            f"the force field's charges of the ML molecule with {atom_label(first)} sum to "
+            f"{sums[odd[0]]:+.3f} e, which is no whole number; give `total_charge` per molecule"
+        )
+    if given is None:
+        return whole.tolist()
+    if len(given) == n_molecules:
+        wrong = np.flatnonzero((np.abs(given - whole) > 0.5) & (np.abs(sums - whole) <= _CHARGE_TOLERANCE))
+        if len(wrong):
+            raise EmbeddingError(
+                f"`total_charge` {given[wrong[0]]:+g} of molecule {wrong[0]} of the ML region contradicts "
+                f"the force field's charges, which sum to {whole[wrong[0]]:+g}"
+            )
+        return given.tolist()
+    if abs(given[0] - whole.sum()) > 1e-6:
+        raise EmbeddingError(
+            f"`total_charge` {given[0]:+g} contradicts the force field's charges of the ML region, which "
+            f"sum to {whole.sum():+g}"
+        )
+    return whole.tolist()
+
+
+__all__ = ["Region", "check_atoms", "check_region_fits", "find_region"]
