@@ -11,7 +11,7 @@ from typing import Any
 
 _HOMES = {
     "LESModel": "openmm_les.models.model",
-    "create_mixed_system": "openmm_les.embedding.system",
+    "create_mixed_system": "openmm_les.embedding.mixed",
     "create_system": "openmm_les.engine.system",
     "latent_ewald": "openmm_les.electrostatics",
     "list_models": "openmm_les.models.checkpoint",

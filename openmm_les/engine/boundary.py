@@ -28,7 +28,7 @@ class ForceBoundary(nn.Module):
 
     Parameters
     ----------
-    model : copied; its weights are cast to ``dtype``, reference energies stay in double
+    model : copied, its weights cast to ``dtype``
     numbers : [n_ml], atomic numbers of the ML atoms
     molecules : [n_ml], index of each ML atom's molecule
     molecule_charges : [n_molecules], e
@@ -52,9 +52,7 @@ class ForceBoundary(nn.Module):
     ) -> None:
         super().__init__()
         model.check_elements(np.asarray(numbers))
-        references = model.reference_energies
         self.model = copy.deepcopy(model).to("cpu", dtype)
-        self.model.reference_energies = references.to("cpu", torch.float64)
         self.model.requires_grad_(False)
         self.pairs = make_pairs(model.cutoff, len(numbers))
         self.dtype = dtype
