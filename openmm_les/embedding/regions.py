@@ -11,7 +11,13 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_les.engine.topology import atom_label, atomic_numbers, bonds_among, topology_bonds
+from openmm_les.engine.topology import (
+    atom_label,
+    atomic_numbers,
+    bonds_among,
+    check_bonds_complete,
+    topology_bonds,
+)
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.model import LESModel
 from openmm_les.molecules import connected_molecules, molecule_charges
@@ -60,6 +66,8 @@ def find_region(
         virtual site, with charges that do not fit.
     TypeError
         ``ml_atoms`` are not whole numbers.
+    ValueError
+        Neither the topology nor the force field has bonds of an ML atom that needs them.
     UnknownElementError
         An element that the model does not know.
     """
@@ -76,6 +84,8 @@ def find_region(
     _check_cut_bonds(topology, bonds, atoms)
     inner = np.array(bonds_among(bonds, atoms), dtype=np.int64).reshape(-1, 2)
     molecules = connected_molecules(inner, len(atoms))
+    every = list(topology.atoms())
+    check_bonds_complete([atom_label(every[i]) for i in atoms], numbers, molecules)
     charges = _molecule_charges(topology, mm_system, atoms, numbers, molecules, inner, total_charge)
     pairs = [(atoms[i], atoms[j]) for i, j in inner.tolist()]
     return Region(atoms, numbers, pairs, molecules.tolist(), charges)

@@ -1,0 +1,167 @@
+"""LES models as potentials of openmm-ml (1.7 and 1.8); the only module that imports it.
+
+`MLPotential("les", modelPath=…).createMixedSystem(…)` gives the energies of `create_mixed_system`
+on both: 1.8 hands the whole task over, 1.7 builds its own mechanical system, from which the images
+of the region's charges are then taken out as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import openmm
+from openmm import app
+from openmmml.mlpotential import MLPotentialImpl
+
+from openmm_les.embedding.mechanical import exclude_pairs, join_molecules, remove_images
+from openmm_les.embedding.mixed import EMBEDDINGS, create_mixed_system
+from openmm_les.embedding.openmmml_entry import PREFIX
+from openmm_les.embedding.regions import find_region
+from openmm_les.engine.force import make_force
+from openmm_les.engine.topology import atomic_numbers, molecules_and_charges
+from openmm_les.exceptions import EmbeddingError
+from openmm_les.models.checkpoint import load_model
+from openmm_les.models.model import LESModel
+
+# Since 1.8 openmm-ml asks whether a model has images of its own, and takes the force field's out.
+_EMBEDS = hasattr(MLPotentialImpl, "getMLLongRange")
+_OPTIONS = ("route", "precision", "device", "total_charge")
+# Of openmm-ml itself: they reach every potential and mean nothing to this one.
+_IGNORED = ("mlLongRange", "linkAtomDistances")
+
+
+class LESPotentialImpl(MLPotentialImpl):
+    """A LES model behind openmm-ml's interface.
+
+    Arguments of ``createSystem`` and ``createMixedSystem`` (or of ``MLPotential``, as defaults):
+    ``route``, ``precision``, ``device``, ``total_charge`` as in `create_system` and
+    `create_mixed_system`.
+    """
+
+    def __init__(self, model: LESModel, **defaults: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.defaults = _checked(defaults)
+
+    @classmethod
+    def from_name(cls, name: str, modelPath: str | None = None, **defaults: Any) -> LESPotentialImpl:
+        """For ``MLPotential("les", modelPath=path)`` or ``MLPotential("les-…")``.
+
+        Raises
+        ------
+        ValueError
+            "les" without ``modelPath``.
+        CheckpointError
+            No such model.
+        """
+        if name != PREFIX and modelPath is None:
+            modelPath = name.removeprefix(f"{PREFIX}-")
+        if modelPath is None:
+            raise ValueError(f"MLPotential({PREFIX!r}) needs `modelPath`, a file or a shipped model's name")
+        return cls(load_model(modelPath), **defaults)
+
+    def addForces(
+        self,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: Iterable[int] | None,
+        forceGroup: int,
+        **args: Any,
+    ) -> None:
+        """Add the ML force; called by openmm-ml.
+
+        There is no ``lambda_interpolate`` in it: where openmm-ml interpolates, it scales the force.
+        """
+        options = {**self.defaults, **_checked(args)}
+        total_charge = options.pop("total_charge", None)
+        periodic = topology.getPeriodicBoxVectors() is not None
+        if atoms is None:
+            numbers = atomic_numbers(topology)
+            whole = molecules_and_charges(topology, numbers, total_charge or 0)
+            described: tuple[Sequence[Any], ...] = (numbers, *whole)
+            chosen = None
+        else:
+            # While interpolating, openmm-ml collects the forces in a System without particles.
+            bare = system.getNumParticles() == 0
+            if bare and not _EMBEDS and periodic:
+                raise EmbeddingError(
+                    "openmm-ml 1.7 cannot interpolate a model with long-range electrostatics in a periodic "
+                    "system; use openmm-ml 1.8, or openmm_les.create_mixed_system and its "
+                    "lambda_interpolate"
+                )
+            region = find_region(
+                topology, _particles(topology) if bare else system, atoms, self.model, total_charge
+            )
+            described = (region.numbers, region.molecules, region.molecule_charges)
+            chosen = region.atoms
+            if not bare:
+                periodic = system.usesPeriodicBoundaryConditions()
+                if not _EMBEDS:
+                    exclude_pairs(system, region.atoms)
+                    remove_images(system, region.atoms)
+                join_molecules(system, region)
+        force = make_force(
+            self.model,
+            *described,
+            atoms=chosen,
+            periodic=periodic,
+            scalable=False,
+            force_group=forceGroup,
+            **options,
+        )
+        system.addForce(force)
+
+    def getMLLongRange(self) -> bool:
+        """True: latent charges interact with their periodic images (asked by openmm-ml 1.8)."""
+        return True
+
+    def getSupportedEmbeddings(self) -> list[str]:
+        """Embeddings that `createMixedSystem` makes itself (asked by openmm-ml 1.8)."""
+        return list(EMBEDDINGS)
+
+    def createMixedSystem(
+        self,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: list[int],
+        forceGroup: int,
+        interpolate: bool,
+        embedding: str,
+        returnInfo: bool = False,
+        **args: Any,
+    ) -> openmm.System:
+        """`create_mixed_system`, called by openmm-ml 1.8; interpolation is left to openmm-ml's own."""
+        options = {**self.defaults, **_checked(args)}
+        if interpolate:
+            from openmmml.embeddings.mechanicalembedding import MechanicalEmbedding
+
+            region = find_region(topology, system, atoms, self.model, options.get("total_charge"))
+            options["total_charge"] = region.molecule_charges
+            mixed = MechanicalEmbedding().createMixedSystem(
+                self, topology, system, region.atoms, forceGroup, True, **options
+            )
+            join_molecules(mixed, region)
+            return mixed
+        return create_mixed_system(
+            topology, system, atoms, self.model, embedding, scalable=False, force_group=forceGroup, **options
+        )
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Our own options among those given; raises TypeError for a name that nobody reads."""
+    unknown = sorted(set(options) - set(_OPTIONS) - set(_IGNORED))
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}; known are {', '.join(_OPTIONS)}")
+    return {name: value for name, value in options.items() if name in _OPTIONS}
+
+
+def _particles(topology: app.Topology) -> openmm.System:
+    """System with the particles of a topology and nothing else."""
+    system = openmm.System()
+    for _ in range(topology.getNumAtoms()):
+        system.addParticle(1.0)
+    return system
+
+
+__all__ = ["LESPotentialImpl"]
