@@ -98,11 +98,11 @@ def small_backbone(seed: int = 0, dtype: torch.dtype = torch.float64, **argument
     """Untrained network, small enough for second derivatives by finite differences."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = {"n_channels": 6, "n_message": 3, "n_radial": 5, "n_basis": 4, "mean_neighbors": 4.0}
+        settings = {"n_channels": 6, "n_message": 3, "n_radial": 5, "n_basis": 4}
         backbone = EquivariantBackbone(ELEMENTS, **{**settings, **arguments})
         for name, parameter in backbone.named_parameters():
             if "bias" in name or "element_energy" in name:  # zero or tiny at the start: make them count
-                torch.nn.init.normal_(parameter, std=0.3)
+                torch.nn.init.normal_(parameter, std=0.1)
         return backbone.to(dtype)
 
 

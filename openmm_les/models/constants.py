@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class ExactConstants(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._exact: Dict[str, Tensor] = {}
+        self._exact = dict[str, Tensor]()
 
     @torch.jit.unused
     def register_constant(self, name: str, value: Tensor) -> None:

@@ -61,6 +61,9 @@ class LatentChargeHead(nn.Module):
         self.element_charge = nn.Parameter(torch.tensor([starting_charge(e) for e in elements]))
         self.hidden = nn.Linear(n_features, n_hidden)
         self.output = nn.Linear(n_hidden, 2)
+        # At full size the network's random start drowns the elements' values in one run of ten.
+        nn.init.normal_(self.output.weight, std=0.1 * n_hidden**-0.5)
+        nn.init.zeros_(self.output.bias)
 
     @torch.jit.unused
     def config(self) -> Dict[str, Any]:

@@ -74,7 +74,8 @@ class LESModel(nn.Module):
         self.electrostatics = electrostatics
         self.elements = elements
         self.cutoff = float(backbone.cutoff)
-        self.metadata: Dict[str, Any] = {}
+        # Not annotated in place: torch.jit.script warns of that.
+        self.metadata = dict[str, Any]()
         # Total energies are thousands of eV: kept in double whatever the weights are in.
         table = torch.zeros(119, dtype=torch.float64)
         if reference_energies is not None:
@@ -169,7 +170,9 @@ class LESModel(nn.Module):
             cell = np.asarray(cell, dtype=np.float64)
             if cell.shape != (3, 3):
                 raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
-            if not abs(np.linalg.det(cell)) > 0.0:
+            if not np.isfinite(cell).all():
+                raise ValueError("`cell` holds NaN or infinite values")
+            if not abs(np.linalg.det(cell)) > 1e-6 * np.linalg.norm(cell, axis=1).prod():
                 raise ValueError("`cell` has no volume; use cell=None for an isolated system")
         bonds = covalent_bonds(x, numbers, cell)
         if molecules is None:
@@ -179,6 +182,8 @@ class LESModel(nn.Module):
             raise ValueError(
                 f"`molecules` must be {len(x)} indices from 0, got shape {list(molecules.shape)}"
             )
+        if not np.isfinite(total_charge).all():
+            raise ValueError("`total_charge` holds NaN or infinite values")
         charges = molecule_charges(numbers, molecules, total_charge, bonds)
 
         parameter = next(self.parameters())
@@ -196,6 +201,8 @@ class LESModel(nn.Module):
             output = self(graph)
             energy = output.energy_short_range + output.energy_long_range
             (gradient,) = torch.autograd.grad(energy.sum(), graph.positions)
+        if not bool(torch.isfinite(energy).all() and torch.isfinite(gradient).all()):
+            raise ValueError("energy or forces are not finite: do atoms of `positions` coincide?")
         return Evaluation(
             energy=float(energy.detach()[0]),
             forces=-gradient.double().cpu().numpy(),
