@@ -117,6 +117,8 @@ def small_model(
     backbone = small_backbone(seed, dtype, **arguments)
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
-        head = LatentChargeHead(ELEMENTS, backbone.n_features).to(dtype)
+        head = LatentChargeHead(ELEMENTS, backbone.n_features)
+        torch.nn.init.normal_(head.output.weight, std=0.3)  # silent at the start: make it count
+        head = head.to(dtype)
     solver = LatentCoulomb() if electrostatics is None else electrostatics
     return LESModel(backbone, head, solver, ELEMENTS, reference_energies)

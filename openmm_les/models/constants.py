@@ -1,8 +1,8 @@
-"""Constants of a module, rounded from double once for whatever precision the module is in."""
+"""Constants of modules: exact in every precision, and tables over elements."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import torch
 from torch import Tensor, nn
@@ -33,3 +33,19 @@ class ExactConstants(nn.Module):
         for name, exact in self._exact.items():
             setattr(self, name, exact.to(getattr(self, name)))
         return self
+
+
+def element_index(elements: List[int]) -> Tensor:
+    """Place of each atomic number in ``elements``, [119] int64; -1 for those that are not there.
+
+    Raises
+    ------
+    ValueError
+        No elements, one twice, or a number that is no element's.
+    """
+    known = set(range(1, 119))
+    if len(elements) == 0 or len(set(elements)) != len(elements) or not known.issuperset(elements):
+        raise ValueError(f"`elements` must be distinct atomic numbers from 1 to 118, got {list(elements)}")
+    index = torch.full((119,), -1, dtype=torch.int64)
+    index[torch.tensor(elements)] = torch.arange(len(elements))
+    return index

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from openmm_les.graph import Graph, padded_pairs, pair_vectors
 from openmm_les.models.backbone import BackboneOutput
-from openmm_les.models.constants import ExactConstants
+from openmm_les.models.constants import ExactConstants, element_index
 from openmm_les.models.radial import BesselBasis, NuclearRepulsion, envelope
 
 
@@ -208,6 +208,11 @@ class EquivariantBackbone(ExactConstants):
     n_radial : width of the element-pair radial network
     mean_neighbors : typical number of neighbours, scales sums over them
 
+    Raises
+    ------
+    ValueError
+        Elements that are none or come twice; a size that is not positive.
+
     Notes
     -----
     Built from published ideas: products of neighbour densities (Drautz, Phys. Rev. B 99, 014104
@@ -227,22 +232,23 @@ class EquivariantBackbone(ExactConstants):
         mean_neighbors: float = 20.0,
     ) -> None:
         super().__init__()
-        self.settings = dict(
-            elements=list(elements),
-            cutoff=cutoff,
-            n_channels=n_channels,
-            n_message=n_message,
-            n_layers=n_layers,
-            n_basis=n_basis,
-            n_radial=n_radial,
-            mean_neighbors=mean_neighbors,
-        )
+        sizes = {
+            "cutoff": cutoff,
+            "n_channels": n_channels,
+            "n_message": n_message,
+            "n_layers": n_layers,
+            "n_basis": n_basis,
+            "n_radial": n_radial,
+            "mean_neighbors": mean_neighbors,
+        }
+        for name, size in sizes.items():
+            if not 0 < size < math.inf:
+                raise ValueError(f"`{name}` must be positive, got {size}")
+        self.settings = {"elements": list(elements), **sizes}
         self.cutoff = float(cutoff)
         self.n_features = n_layers * n_channels
         self.neighbor_scale = 1.0 / math.sqrt(mean_neighbors)
-        index = torch.full((119,), -1, dtype=torch.int64)
-        index[torch.tensor(elements)] = torch.arange(len(elements))
-        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("index", element_index(elements), persistent=False)
         self.register_constant("basis", tensor_basis())
         self.repulsion = NuclearRepulsion(elements)
         self.bessel = BesselBasis(n_basis, cutoff)

@@ -314,3 +314,21 @@ def test_output_is_named():
     assert output.energies.shape == (6,)
     assert output.features.shape == (6, BACKBONE.n_features) == (6, 12)
     assert BACKBONE.cutoff == 4.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"elements": []}, r"`elements` must be distinct atomic numbers from 1 to 118, got \[\]"),
+        ({"elements": [1, 6, 1]}, "`elements` must be distinct"),
+        ({"elements": [1, 500]}, "`elements` must be distinct"),
+        ({"cutoff": 0.0}, r"`cutoff` must be positive, got 0.0"),
+        ({"cutoff": float("nan")}, "`cutoff` must be positive, got nan"),
+        ({"n_channels": 0}, "`n_channels` must be positive, got 0"),
+        ({"n_layers": -1}, "`n_layers` must be positive, got -1"),
+        ({"mean_neighbors": -2.0}, "`mean_neighbors` must be positive, got -2.0"),
+    ],
+)
+def test_constructor_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EquivariantBackbone(**{"elements": ELEMENTS, **arguments})

@@ -32,7 +32,7 @@ TWO_WATERS = np.concatenate([WATER, WATER @ random_rotation(0).numpy() + [2.9, 0
 
 def two_waters(distance: float) -> Graph:
     """Two waters of the same orientation, far apart along x: separate neutral molecules."""
-    positions = np.concatenate([WATER, WATER + [distance, 0.0, 0.0]])
+    positions = np.concatenate([WATER, WATER + np.array([distance, 0.0, 0.0])])
     return make_graph([positions], [WATER_NUMBERS * 2], molecules=[[0] * 3 + [1] * 3], charges=[[0.0, 0.0]])
 
 
@@ -132,7 +132,8 @@ def test_a_force_loss_trains_the_charge_head():
 
 
 def test_molecules_keep_their_charges_in_every_company():
-    positions = np.concatenate([WATER, WATER + [3.0, 0.5, 0.2], [[-2.5, 0.0, 0.3]], FORMAMIDE + [0, 4.0, 0]])
+    others = (WATER + np.array([3.0, 0.5, 0.2]), [[-2.5, 0.0, 0.3]], FORMAMIDE + np.array([0.0, 4.0, 0.0]))
+    positions = np.concatenate([WATER, *others])
     numbers = [*WATER_NUMBERS, *WATER_NUMBERS, 17, *FORMAMIDE_NUMBERS]
     molecules = [0] * 3 + [1] * 3 + [2] + [3] * 6
     for cell in (None, CELL):
