@@ -124,7 +124,7 @@ def read_description(path: Union[str, Path]) -> Dict[str, Any]:
     try:
         description = json.loads(header[FORMAT])
         found = description["format_version"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has a damaged description: {error!r}") from error
     if found != FORMAT_VERSION:
         raise CheckpointError(
@@ -170,6 +170,9 @@ def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) 
         model = LESModel(*parts, elements=list(description["elements"]))
         model = model.to(_DTYPES[description["dtype"]])
         model.load_state_dict(weights)
+        for name, value in weights.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} holds NaN or infinite values")
         model.metadata = dict(description["metadata"])
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(
