@@ -15,7 +15,10 @@ _TOLERANCES = {torch.float32: 2e-4, torch.float64: 1e-9}
 
 
 def compile_force(
-    force: ForceBoundary, positions: Tensor | None = None, box: Tensor | None = None
+    force: ForceBoundary,
+    positions: Tensor | None = None,
+    box: Tensor | None = None,
+    optimized: bool = True,
 ) -> torch.jit.ScriptModule:
     """Scripted module, after a check that it and its frozen form agree with the eager one.
 
@@ -24,6 +27,8 @@ def compile_force(
     force : the module that OpenMM is to run
     positions : [n_particles, 3], nm, where to compare; None = do not compare
     box : [3, 3], nm; needed where ``force`` is a `PeriodicForce`
+    optimized : compare the form that TorchScript's optimiser makes from the third run on, too; it
+        is what TorchForce runs, and takes seconds
 
     Raises
     ------
@@ -38,12 +43,16 @@ def compile_force(
         except RuntimeError as error:
             raise RouteError(f"the model does not compile to TorchScript: {error}") from error
         if positions is not None:
-            check_forms(force, script, positions, box)
+            check_forms(force, script, positions, box, optimized)
     return script
 
 
 def check_forms(
-    force: ForceBoundary, script: torch.jit.ScriptModule, positions: Tensor, box: Tensor | None
+    force: ForceBoundary,
+    script: torch.jit.ScriptModule,
+    positions: Tensor,
+    box: Tensor | None,
+    optimized: bool = True,
 ) -> None:
     """Raise `RouteError` unless eager, scripted and frozen energies and forces agree.
 
@@ -51,16 +60,19 @@ def check_forms(
     total energies, mostly reference energies in double, are held to far more digits.
     """
     tolerance = _TOLERANCES[force.dtype]
-    forms = {"eager": force, "scripted": script, "frozen": freeze(script)}
-    results = {}
-    for name, form in forms.items():
-        # Twice more: TorchScript optimises from the third run on, by what it saw.
-        for _ in range(1 if name == "eager" else 3):
-            results[name] = _run(form, force, positions, box)
+    frozen = freeze(script)
+    with torch.jit.optimized_execution(False):
+        results = {
+            "eager": _run(force, force, positions, box),
+            "scripted": _run(script, force, positions, box),
+            "frozen": _run(frozen, force, positions, box),
+        }
+    if optimized:
+        for _ in range(3):  # two runs to learn from, then the optimised one
+            results["optimised"] = _run(frozen, force, positions, box)
     energy, forces = results["eager"]
     scale = float(forces.abs().max())
-    for name in ("scripted", "frozen"):
-        other_energy, other_forces = results[name]
+    for name, (other_energy, other_forces) in results.items():
         force_error = float((other_forces - forces).abs().max())
         energy_error = abs(other_energy - energy)
         energy_scale = 1e-3 * abs(energy) + 0.1 * scale * len(force.numbers)  # 0.1 nm times force

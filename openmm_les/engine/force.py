@@ -72,8 +72,11 @@ class PythonForceFunction:
         if LAMBDA_INTERPOLATE in parameters:
             strength = parameters[LAMBDA_INTERPOLATE]
             arguments.append(torch.tensor(strength, dtype=torch.float64, device=device))
+        module = self.module()
         try:
-            energy, forces = self.module()(*arguments)
+            # The optimiser would take seconds at the second and third step and gain nothing.
+            with torch.jit.optimized_execution(False):
+                energy, forces = module(*arguments)
         except torch.jit.Error as error:
             # The last line is our own message, above it stands a TorchScript stack.
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
@@ -127,7 +130,7 @@ def make_force(
     # Since 8.6 OpenMM hands over the ML atoms only; elsewhere the module picks them.
     narrowed = route == "python" and atoms is not None and hasattr(openmm.PythonForce, "setParticles")
     module = kind(model, numbers, molecules, molecule_charges, None if narrowed else atoms, dtype)
-    _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype)
+    _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype, route == "torchforce")
     script = compile_force(module)
     if route == "torchforce":
         force = import_torchforce().TorchForce(script)
@@ -149,12 +152,20 @@ def make_force(
     return force
 
 
-def _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype) -> None:
+def _check_compiled(
+    kind: type[PeriodicForce] | type[IsolatedForce],
+    model: LESModel,
+    numbers: Sequence[int],
+    molecules: Sequence[int],
+    molecule_charges: Sequence[float],
+    dtype: torch.dtype,
+    optimized: bool,
+) -> None:
     """`check_forms` on the first atoms of the system, on a lattice."""
     n = min(len(numbers), _CHECKED_ATOMS)
     module = kind(model, numbers[:n], molecules[:n], molecule_charges, None, dtype)
     box = torch.eye(3, dtype=torch.float64) * 3.0 if kind is PeriodicForce else None
-    compile_force(module, trial_positions(n, box), box)
+    compile_force(module, trial_positions(n, box), box, optimized)
 
 
 def _tensor(quantity: unit.Quantity, device: torch.device) -> Tensor:
