@@ -21,6 +21,9 @@ from openmm_les.elements import covalent_radii, symbol
 
 _BOND_FACTOR = 1.3  # of the summed covalent radii; leaves room for vibrations at a few hundred K
 _VALENCES = {1: 1, 5: 3, 6: 4, 7: 3, 8: 2, 9: 1, 14: 4, 15: 3, 16: 2, 17: 1, 34: 2, 35: 1, 53: 1}
+# Alkali and alkaline earth metals are ions of their own: their distances to the oxygens that solvate
+# them are within any factor of covalent radii.
+_IONIC_METALS = (3, 11, 12, 19, 20, 37, 38, 55, 56)
 # Charges of ions that occur as single atoms in solution.
 _ION_CHARGES = {
     3: 1, 11: 1, 19: 1, 37: 1, 55: 1, 47: 1, 4: 2, 12: 2, 20: 2, 38: 2, 56: 2, 25: 2, 27: 2, 28: 2,
@@ -33,10 +36,12 @@ def covalent_bonds(
 ) -> np.ndarray:
     """Pairs of atoms closer than 1.3 times their summed covalent radii, [n_bonds, 2], i < j.
 
+    Alkali and alkaline earth metals have no bonds.
     ``positions`` [n_atoms, 3] in Å, ``numbers`` [n_atoms], ``cell`` [3, 3] in Å or None.
     """
     atoms = Atoms(numbers=numbers, positions=positions, cell=cell, pbc=cell is not None)
-    first, second = neighbor_list("ij", atoms, _BOND_FACTOR * covalent_radii[atoms.numbers])
+    radii = np.where(np.isin(atoms.numbers, _IONIC_METALS), 0.0, covalent_radii[atoms.numbers])
+    first, second = neighbor_list("ij", atoms, _BOND_FACTOR * radii)
     pairs = np.stack([first, second], 1)[first < second]
     return np.unique(pairs, axis=0).reshape(-1, 2)
 
@@ -95,9 +100,10 @@ def _open_valence(graph: networkx.Graph, numbers: np.ndarray, atom: int) -> tupl
     valence = _VALENCES.get(number)
     if valence is None:
         return 0, np.nan
-    if number == 7 and degree == 3 and terminal_oxygens:
-        valence = 5  # nitro, nitrate, N-oxide written without charges
-    if number == 16 and degree > 2:
+    terminal_nitrogens = sum(numbers[n] == 7 and graph.degree[n] == 1 for n in graph[atom])
+    if number == 7 and ((degree == 3 and terminal_oxygens) or (degree == 2 and terminal_nitrogens)):
+        valence = 5  # nitro, nitrate, N-oxide, azide written without charges
+    if number == 16 and (degree > 2 or terminal_oxygens == 2):
         valence = 6 if degree >= 4 else (4 if terminal_oxygens else 2)
     if number == 15 and degree >= 4:
         valence = 5 if terminal_oxygens or degree == 5 else 3
