@@ -281,3 +281,18 @@ def test_a_wrong_number_of_totals():
     numbers, molecules, bonds = salt_water()
     with pytest.raises(ValueError, match=r"one number or one per molecule \(\[3\]\), got shape \[2\]"):
         molecule_charges(numbers, molecules, [0.0, 0.0], bonds)
+
+
+def test_formal_charges_of_the_training_set(shared_data):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(shared_data / "training" / "gfn2_bio.h5") as file:
+        offsets = file["offsets"][:]
+        agree = 0
+        chosen = np.linspace(0, len(offsets) - 2, 120).astype(int)
+        for i in chosen:
+            atoms = slice(offsets[i], offsets[i + 1])
+            numbers = file["atomic_numbers"][atoms]
+            bonds = covalent_bonds(file["positions"][atoms].astype(float), numbers)
+            agree += formal_charges(numbers, bonds).sum() == file["total_charge"][i]
+    # Of one configuration of each of 8557 names 58 disagree: torn ligands and deprotonated cystines.
+    assert agree >= 117
