@@ -51,6 +51,9 @@ def train(
     gradient_clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 10.0,
     ema: Annotated[float, typer.Option(help="Decay of the weights' moving average.")] = 0.997,
     energy_weight: Annotated[float, typer.Option(help="Of energies against forces, 1/Å.")] = 4.0,
+    charge_start: Annotated[
+        float, typer.Option(help="Fraction of the run after which charges leave the elements' values.")
+    ] = 0.15,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 1000,
     save_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Of weights, order and splits.")] = 0,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.elements import PAULING_ELECTRONEGATIVITY
+from openmm_les.models.constants import element_index
 
 
 def starting_charge(number: int) -> float:
@@ -55,14 +56,14 @@ class LatentChargeHead(nn.Module):
     def __init__(self, elements: List[int], n_features: int, n_hidden: int = 32) -> None:
         super().__init__()
         self.settings = dict(elements=list(elements), n_features=n_features, n_hidden=n_hidden)
-        index = torch.full((119,), -1, dtype=torch.int64)
-        index[torch.tensor(elements)] = torch.arange(len(elements))
-        self.register_buffer("index", index, persistent=False)
-        self.element_charge = nn.Parameter(torch.tensor([starting_charge(e) for e in elements]))
+        self.register_buffer("index", element_index(elements), persistent=False)
+        # Fixed, and the network starts silent and at a small gain: while forces are still wrong
+        # everywhere, training would push free charges through zero to a sign of its own.
+        base = torch.tensor([starting_charge(e) for e in elements])
+        self.register_buffer("element_charge", base)
         self.hidden = nn.Linear(n_features, n_hidden)
         self.output = nn.Linear(n_hidden, 2)
-        # At full size the network's random start drowns the elements' values in one run of ten.
-        nn.init.normal_(self.output.weight, std=0.1 * n_hidden**-0.5)
+        nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     @torch.jit.unused
@@ -75,7 +76,7 @@ class LatentChargeHead(nn.Module):
     ) -> Tensor:
         """[n_atoms] in e from ``features`` [n_atoms, n_features]; see `conserve_charge`."""
         output = self.output(nn.functional.silu(self.hidden(features)))  # [n_atoms, 2]
-        charges = self.element_charge[self.index[numbers]] + output[:, 0]
+        charges = self.element_charge[self.index[numbers]] + 0.1 * output[:, 0]
         weights = nn.functional.softplus(output[:, 1]) + 1e-3
         return conserve_charge(charges, weights, molecules, molecule_charges)
 

@@ -46,6 +46,8 @@ class TrainingSettings:
     ema: float = 0.997
     energy_weight: float = 4.0
     """1/Å, of the energy error per atom against the mean length of the force error"""
+    charge_start: float = 0.15
+    """fraction of the run in which charges stay at the elements' values; see `LESTraining`"""
     late_energy_factor: float = 5.0
     """on the energy weight, from `late_start` on"""
     late_start: float = 0.7
@@ -74,7 +76,7 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise DataError(f"`{name}` must be positive, got {value}")
-        for name in ("valid_fraction", "ema", "late_start"):
+        for name in ("valid_fraction", "ema", "late_start", "charge_start"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise DataError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}")
         for name in ("weight_decay", "seed", "threads"):

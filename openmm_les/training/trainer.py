@@ -7,7 +7,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.exceptions import DataError, RunError
@@ -49,7 +49,11 @@ SETTINGS = "settings.json"
 
 
 class LESTraining(pl.LightningModule):
-    """Trains a model on energies and forces; validates and keeps the average of its weights."""
+    """Trains a model on energies and forces; validates and keeps the average of its weights.
+
+    The charge head joins in at ``charge_start``: while the short-range part is still poor, forces
+    say little about charges, and free ones drift to values that serve as mere fitting constants.
+    """
 
     def __init__(
         self,
@@ -62,7 +66,7 @@ class LESTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        self.average = AveragedModel(model, multi_avg_fn=_moving_average(settings.ema))
         self.average.requires_grad_(False)
         self.settings = settings
         self.train_data, self.valid_data = train, valid
@@ -125,6 +129,7 @@ class LESTraining(pl.LightningModule):
             group["lr"] = s.learning_rate * learning_rate_factor(
                 self.trainer.global_step, progress, s.warm_up
             )
+        self.model.charge_head.requires_grad_(progress >= s.charge_start)
         weight = s.energy_weight * (s.late_energy_factor if progress >= s.late_start else 1.0)
         _, energy, forces = predict_with_forces(self.model, batch, train=True)
         losses = energy_force_loss(energy, forces, batch, weight)
@@ -197,6 +202,17 @@ class LESTraining(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["openmm_les"]
         self._elapsed, self.best, self.recent = own["elapsed"], own["best"], dict(own["recent"])
+
+
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Exponential average that forgets faster in the first steps, when the weights still run."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], weights: list[Tensor], n_averaged: Tensor) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(averages, weights, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
+
+    return update
 
 
 def build_model(
