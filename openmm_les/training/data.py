@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import h5py
@@ -188,21 +189,27 @@ def read_ase(path: Path, *, energy_key: str = "energy", forces_key: str = "force
                     f"configuration {i} of {path} has no `{key}`; it has {', '.join(sorted(labels))}"
                 )
         rows.append((atoms, labels))
-    formulas = [atoms.get_chemical_formula() for atoms in frames]
+
+    def label(*keys: str, default: Any) -> list[Any]:
+        """The first of ``keys`` that each configuration has."""
+        return [next((found[key] for key in keys if key in found), default) for _, found in rows]
+
+    missing = [np.nan] * 3
+    forces = [np.asarray(found[forces_key], dtype=np.float64).reshape(-1, 3) for _, found in rows]
+    dipoles = [np.asarray(d, dtype=np.float64).reshape(3) for d in label("dipole", default=missing)]
+    names = [name or atoms.get_chemical_formula() for name, atoms in zip(label("name", default=""), frames)]
     return Configurations(
         offsets=np.concatenate([[0], np.cumsum([len(a) for a in frames])]).astype(np.int64),
         numbers=np.concatenate([a.numbers for a in frames]).astype(np.int64),
         positions=np.concatenate([a.positions for a in frames]),
-        forces=np.concatenate([np.asarray(l[forces_key], dtype=np.float64).reshape(-1, 3) for _, l in rows]),
-        energy=np.array([float(l[energy_key]) for _, l in rows]),
+        forces=np.concatenate(forces),
+        energy=np.array([float(found[energy_key]) for _, found in rows]),
         cell=np.stack([np.asarray(a.cell) if a.pbc.all() else np.zeros((3, 3)) for a in frames]),
-        total_charge=np.array([float(l.get("total_charge", l.get("charge", 0.0))) for _, l in rows]),
-        dipole=np.stack(
-            [np.asarray(l.get("dipole", [np.nan] * 3), dtype=np.float64).reshape(3) for _, l in rows]
-        ),
-        group=np.array([str(l.get("group", l.get("config_type", path.stem))) for _, l in rows]),
-        name=np.array([str(l.get("name", f)) for f, (_, l) in zip(formulas, rows)]),
-        split=np.array([str(l.get("split", "")) for _, l in rows]),
+        total_charge=np.array(label("total_charge", "charge", default=0.0), dtype=np.float64),
+        dipole=np.stack(dipoles),
+        group=np.array(label("group", "config_type", default=path.stem), dtype=str),
+        name=np.array(names, dtype=str),
+        split=np.array(label("split", default=""), dtype=str),
     )
 
 
@@ -238,7 +245,10 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """The report as text."""
-        yield f"{self.n_configurations} configurations, {self.n_atoms} atoms, {self.n_periodic} periodic, {self.n_charged} charged"
+        yield (
+            f"{self.n_configurations} configurations, {self.n_atoms} atoms, "
+            f"{self.n_periodic} periodic, {self.n_charged} charged"
+        )
         yield f"elements {' '.join(symbol(z) for z in self.elements)}; rms force {self.rms_force:.2f} eV/Å"
         yield "groups " + ", ".join(f"{name} {count}" for name, count in self.groups.items())
         for reason, count in self.dropped.items():
@@ -278,7 +288,8 @@ def check_configurations(
     unknown = sorted(set(present.tolist()) - set(elements)) if len(elements) else []
     if unknown:
         raise DataError(
-            f"the data hold {' '.join(map(symbol, unknown))}; the model knows {' '.join(map(symbol, elements))}"
+            f"the data hold {' '.join(map(symbol, unknown))}; "
+            f"the model knows {' '.join(map(symbol, elements))}"
         )
     largest = np.maximum.reduceat(np.linalg.norm(c.forces, axis=1), c.offsets[:-1])  # [n]
     if max_force <= 0.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -63,10 +63,9 @@ def evaluate_model(
         configurations, max_force=max_force, elements=les_model.elements
     )
     dtype = next(les_model.parameters()).dtype
-    predictions = predict(
-        les_model, GraphData(configurations, les_model.backbone.cutoff, dtype=dtype), batch_atoms
-    )
-    results = {"model": str(model), "data": [str(path) for path in data], "split": split}
+    cutoff = cast(float, les_model.backbone.cutoff)
+    predictions = predict(les_model, GraphData(configurations, cutoff, dtype=dtype), batch_atoms)
+    results: dict[str, Any] = {"model": str(model), "data": [str(path) for path in data], "split": split}
     results.update(predictions.summary())
     results["dropped"] = report.dropped
     spread = results["charge_spread_neutral"].get("all", np.inf)

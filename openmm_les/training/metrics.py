@@ -94,9 +94,10 @@ class Predictions:
         if labelled.sum() < 2:
             return None
         x, y = reference[labelled].ravel(), latent[labelled].ravel()
+        correlated = x.std() > 0.0 and y.std() > 0.0  # charges of zero follow nothing
         return {
             "configurations": int(labelled.sum()),
-            "r": float(np.corrcoef(x, y)[0, 1]),
+            "r": float(np.corrcoef(x, y)[0, 1]) if correlated else 0.0,
             "slope": float((x * y).sum() / (x * x).sum()),
             "mae": float(np.abs(x - y).mean()),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ class MuonAdamW(Optimizer):
 
     Notes
     -----
-    ``torch.optim.Muon`` does the same in bfloat16, one matrix after the other: on a CPU five
-    times as long. Here matrices of one shape go together, in their own precision.
+    ``torch.optim.Muon`` does the same in bfloat16, one matrix after the other: on a CPU four
+    times as long (50 against 11 ms for the default model). Here matrices of one shape go together, in their own precision.
     """
 
     def __init__(
@@ -65,51 +66,46 @@ class MuonAdamW(Optimizer):
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
+            pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
             if group["muon"]:
-                self._muon(parameters, group)
+                self._muon(pairs, group)
             else:
-                self._adamw(parameters, group)
+                self._adamw(pairs, group)
         return loss
 
-    def _muon(self, parameters: list[nn.Parameter], group: dict) -> None:
-        by_shape: dict[tuple[int, int], list[nn.Parameter]] = {}
-        for p in parameters:
-            rows, columns = p.shape
-            by_shape.setdefault((rows, columns), []).append(p)
+    def _muon(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        """Update of matrices, each with its gradient; those of one shape go together."""
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for p, gradient in pairs:
+            by_shape.setdefault(p.shape, []).append((p, gradient))
         for shape, same in by_shape.items():
-            gradients = [p.grad for p in same]
-            moments = []
-            for p in same:
-                if "moment" not in self.state[p]:
-                    self.state[p]["moment"] = torch.zeros_like(p)
-                moments.append(self.state[p]["moment"])
-            torch._foreach_lerp_(moments, gradients, 1.0 - group["momentum"])
-            updates = orthogonalize(
-                torch.stack([g.lerp(m, group["momentum"]) for g, m in zip(gradients, moments)])
-            )
-            torch._foreach_mul_(same, 1.0 - group["lr"] * group["weight_decay"])
+            momenta = []
+            for p, gradient in same:
+                moment = self.state[p].setdefault("moment", torch.zeros_like(p))
+                moment.lerp_(gradient, 1.0 - group["momentum"])
+                momenta.append(gradient.lerp(moment, group["momentum"]))
+            updates = orthogonalize(torch.stack(momenta))
             step = 0.2 * math.sqrt(max(shape)) * group["lr"]
-            torch._foreach_add_(same, list(updates.unbind(0)), alpha=-step)
+            for (p, _), update in zip(same, updates):
+                p.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
 
-    def _adamw(self, parameters: list[nn.Parameter], group: dict) -> None:
+    def _adamw(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        """Update of all other parameters, each with its gradient."""
         first_beta, second_beta = group["betas"]
-        for p in parameters:
+        for p, gradient in pairs:
             state = self.state[p]
             if not state:
-                state["step"] = 0
-                state["mean"] = torch.zeros_like(p)
-                state["square"] = torch.zeros_like(p)
+                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             state["step"] += 1
-            state["mean"].lerp_(p.grad, 1.0 - first_beta)
-            state["square"].lerp_(p.grad * p.grad, 1.0 - second_beta)
+            state["mean"].lerp_(gradient, 1.0 - first_beta)
+            state["square"].lerp_(gradient * gradient, 1.0 - second_beta)
             mean_bias = 1.0 - first_beta ** state["step"]
             root = (state["square"] / (1.0 - second_beta ** state["step"])).sqrt_().add_(group["eps"])
             p.addcdiv_(state["mean"], root, value=-group["lr"] / mean_bias)
@@ -118,7 +114,8 @@ class MuonAdamW(Optimizer):
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Weight matrices for Muon, and all other trainable parameters."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for p in model.parameters():
         if p.requires_grad:
             is_matrix = p.ndim == 2 and min(p.shape) >= _SMALLEST_SIDE and id(p) not in tables

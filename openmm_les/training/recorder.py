@@ -105,8 +105,9 @@ class Recorder(Callback):
             if self._progress is not None:
                 self._progress.update(self._task, valid=f"valid {text}")
             self.console.print(
-                f"step {row['step']:>7}  {row['minutes']:7.1f} min  train {1000 * row['train_force_error']:6.1f}  "
-                f"valid {text}  std(q) {row['valid_charge_spread']:.3f} e  dipole r {row['valid_dipole_r']:.3f}",
+                f"step {row['step']:>7}  {row['minutes']:7.1f} min  "
+                f"train {1000 * row['train_force_error']:6.1f}  valid {text}  "
+                f"std(q) {row['valid_charge_spread']:.3f} e  dipole r {row['valid_dipole_r']:.3f}",
                 highlight=False,
                 soft_wrap=True,
             )

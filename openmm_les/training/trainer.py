@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -139,8 +139,8 @@ class LESTraining(pl.LightningModule):
                 f"the loss is {float(losses.total)} at step {self.trainer.global_step} "
                 f"(configurations {', '.join(names[:5])} …); a smaller learning rate may help"
             )
-        for key, value in (("loss", losses.total), ("force", losses.force), ("energy", losses.energy)):
-            value, old = float(value.detach()), self.recent[key]
+        for key, term in (("loss", losses.total), ("force", losses.force), ("energy", losses.energy)):
+            value, old = float(term.detach()), self.recent[key]
             self.recent[key] = value if math.isnan(old) else 0.98 * old + 0.02 * value
         return losses.total
 
@@ -188,9 +188,8 @@ class LESTraining(pl.LightningModule):
             self.best = loss
             if self.trainer.is_global_zero:
                 result = {key: self._row[key] for key in self._row if key.startswith(("valid", "step"))}
-                save_model(
-                    self.average.module, self.directory / MODEL, {**self.metadata, "validation": result}
-                )
+                averaged = cast(LESModel, self.average.module)
+                save_model(averaged, self.directory / MODEL, {**self.metadata, "validation": result})
 
     def validation_row(self) -> dict[str, float]:
         """The last validation, one value for each column of the log."""
@@ -204,11 +203,11 @@ class LESTraining(pl.LightningModule):
         self._elapsed, self.best, self.recent = own["elapsed"], own["best"], dict(own["recent"])
 
 
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     """Exponential average that forgets faster in the first steps, when the weights still run."""
 
     @torch.no_grad()
-    def update(averages: list[Tensor], weights: list[Tensor], n_averaged: Tensor) -> None:
+    def update(averages: list[Tensor], weights: list[Tensor], n_averaged: Tensor | int) -> None:
         n = float(n_averaged)
         torch._foreach_lerp_(averages, weights, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
 
