@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmm_les.neighbors import all_pairs, perpendicular_widths
-from tests.builders import TRICLINIC
+from openmm_les.neighbors import all_pairs, perpendicular_widths, single_graph
+from tests.builders import TRICLINIC, WATER, WATER_NUMBERS, make_graph
 
 CELLS = {
     "cubic": [[8.0, 0, 0], [0, 8.0, 0], [0, 0, 8.0]],
@@ -23,16 +23,13 @@ CELLS = {
 
 def brute_force(positions: np.ndarray, cell: np.ndarray | None, cutoff: float) -> set:
     """(centre, neighbour, shift) of every pair, over far more images than can matter."""
-    n = len(positions)
-    found = set()
-    reach = [(0,)] * 3 if cell is None else [range(-6, 7)] * 3
-    for shift in itertools.product(*reach):
-        translation = np.zeros(3) if cell is None else np.array(shift) @ cell
-        for i, j in itertools.product(range(n), repeat=2):
-            vector = positions[j] + translation - positions[i]
-            if np.linalg.norm(vector) < cutoff and (i != j or any(shift)):
-                found.add((i, j, *shift))
-    return found
+    reach = range(-6, 7) if cell is not None else (0,)
+    shifts = np.array(list(itertools.product(reach, repeat=3)))
+    images = shifts @ (np.zeros((3, 3)) if cell is None else cell)
+    vectors = positions[None, :, None] + images - positions[:, None, None]  # [centre, neighbour, image, 3]
+    near = np.linalg.norm(vectors, axis=-1) < cutoff
+    pairs = {(int(i), int(j), *(int(n) for n in shifts[k])) for i, j, k in np.argwhere(near)}
+    return pairs - {(i, i, 0, 0, 0) for i in range(len(positions))}
 
 
 def as_set(pairs) -> set:
@@ -53,7 +50,7 @@ def test_periodic_pairs_are_complete(name, cutoff):
     assert found == brute_force(positions, cell, cutoff)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), cutoff=st.floats(0.5, 7.0))
 def test_pairs_of_random_cells(seed, cutoff):
     rng = np.random.default_rng(seed)
@@ -125,3 +122,20 @@ def test_gradients_do_not_pass_through_the_search():
     positions = torch.rand(4, 3, requires_grad=True)
     cell = (2.0 * torch.eye(3)).requires_grad_()
     assert not any(t.requires_grad for t in all_pairs(positions, cell, 2.5))
+
+
+@pytest.mark.parametrize("cell", [None, TRICLINIC])
+def test_single_graph(cell):
+    box = None if cell is None else torch.tensor(cell, dtype=torch.float64)
+    arguments = (
+        torch.tensor(WATER),
+        torch.tensor(WATER_NUMBERS),
+        box,
+        torch.zeros(3).long(),
+        torch.ones(1).double(),
+    )
+    expected = make_graph([WATER], [WATER_NUMBERS], [cell], charges=[[1.0]])
+    for build in (single_graph, torch.jit.script(single_graph)):
+        graph = build(*arguments, 4.5)
+        for name in expected._fields:
+            assert torch.equal(getattr(graph, name), getattr(expected, name)), name

@@ -250,7 +250,7 @@ class EquivariantBackbone(ExactConstants):
         self.neighbor_scale = 1.0 / math.sqrt(mean_neighbors)
         self.register_buffer("index", element_index(elements), persistent=False)
         self.register_constant("basis", tensor_basis())
-        self.repulsion = NuclearRepulsion(elements)
+        self.repulsion = NuclearRepulsion(elements, cutoff)
         self.bessel = BesselBasis(n_basis, cutoff)
         self.species = nn.Embedding(len(elements), n_channels)
         self.radial_center = nn.Embedding(len(elements), n_radial)

@@ -48,18 +48,23 @@ class BesselBasis(ExactConstants):
 class NuclearRepulsion(ExactConstants):
     """Screened nuclear repulsion (ZBL) that ends smoothly at 0.8 times the summed covalent radii.
 
+    Or at ``cutoff`` (Å), beyond which no pairs are listed.
+
     It keeps atoms apart where no training data reach, and leaves bonds to the network. Input:
     distances [...] in Å and element indices [...] of both atoms; output [...] in eV, the energy
     of the pair.
     """
 
-    def __init__(self, elements: List[int], coulomb_constant: float = 14.399645) -> None:
+    def __init__(
+        self, elements: List[int], cutoff: float = math.inf, coulomb_constant: float = 14.399645
+    ) -> None:
         super().__init__()
         z = torch.tensor(elements, dtype=torch.float64)
         radii = torch.tensor([covalent_radii[e] for e in elements], dtype=z.dtype)
         screening = 0.8854 * _BOHR / (z.view(-1, 1) ** 0.23 + z.view(1, -1) ** 0.23)
         self.register_constant("screening", screening)
-        self.register_constant("reach", 0.8 * (radii.view(-1, 1) + radii.view(1, -1)))
+        reach = 0.8 * (radii.view(-1, 1) + radii.view(1, -1))
+        self.register_constant("reach", reach.clamp(max=cutoff))
         self.register_constant("strength", coulomb_constant * z.view(-1, 1) * z.view(1, -1))
         self.register_constant("weights", torch.tensor(_ZBL_WEIGHTS, dtype=z.dtype))
         self.register_constant("exponents", torch.tensor(_ZBL_EXPONENTS, dtype=z.dtype))

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -313,14 +311,8 @@ def test_shipped_models_load_by_name(tmp_path, monkeypatch):
 def test_every_shipped_model_works():
     for name in list_models():
         model = load_model(name)
-        assert model_card(name).strip()
-        assert {"level_of_theory", "license"} <= set(model.metadata)
+        assert "MIT" in model_card(name)
+        assert model.metadata["level_of_theory"].split()[0] in model_card(name)
         charges = model.evaluate(WATER, WATER_NUMBERS).latent_charges
         assert charges[0] < -0.2, name
         assert charges.sum() == pytest.approx(0.0, abs=1e-5)
-
-
-def test_importing_the_package_needs_no_heavy_import():
-    code = "import sys, openmm_les; print([m for m in ('torch', 'openmm', 'mdtraj') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

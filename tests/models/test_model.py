@@ -232,7 +232,8 @@ def test_supercell():
         one = MODEL(make_graph([FORMAMIDE], [FORMAMIDE_NUMBERS], [CELL]))
         eight = MODEL(make_graph([many], [FORMAMIDE_NUMBERS * 8], [2.0 * CELL], [molecules], [[0.0] * 8]))
     torch.testing.assert_close(eight.energy_short_range, 8.0 * one.energy_short_range)
-    torch.testing.assert_close(eight.energy_long_range, 8.0 * one.energy_long_range, rtol=1e-7, atol=1e-8)
+    # Forty-eight atoms may go to another solver: its tolerance.
+    torch.testing.assert_close(eight.energy_long_range, 8.0 * one.energy_long_range, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(eight.latent_charges, one.latent_charges.repeat(8))
 
 
@@ -286,7 +287,7 @@ def test_eager_scripted_and_frozen_agree(dtype):
         graph = make_graph([TWO_WATERS], [WATER_NUMBERS * 2], [cell], molecules, charges, dtype=dtype)
         energy, forces = energy_and_forces(model, graph)
         for module in (scripted, frozen):
-            for _ in range(3):  # the profiling executor rewrites the graph in its first calls
+            for _ in range(2):  # the profiling executor rewrites the graph in its first calls
                 found, found_forces = energy_and_forces(module, graph)
             torch.testing.assert_close(found, energy, rtol=tolerance, atol=tolerance)
             scale = float(forces.abs().max())

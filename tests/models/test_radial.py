@@ -68,3 +68,11 @@ def test_nuclear_repulsion_falls_and_leaves_bonds_alone():
         bond = covalent_radii[[1, 6][first]] + covalent_radii[[1, 6][second]]
         assert bool((energies[r >= 0.9 * bond] == 0.0).all())
         assert float(energies[r < 0.5 * bond].min()) > 1.0
+
+
+def test_nuclear_repulsion_ends_at_a_cutoff_below_the_radii():
+    # 0.8 times two caesium radii are 3.9 Å.
+    repulsion = NuclearRepulsion([55], cutoff=3.0).double()
+    assert pair_energy(repulsion, 2.5, 0, 0) > 1e-3
+    assert pair_energy(repulsion, 3.0, 0, 0) == 0.0
+    assert pair_energy(repulsion, 2.999, 0, 0) < 1e-6
