@@ -44,7 +44,8 @@ class MuonAdamW(Optimizer):
     Notes
     -----
     ``torch.optim.Muon`` does the same in bfloat16, one matrix after the other: on a CPU four
-    times as long (50 against 11 ms for the default model). Here matrices of one shape go together, in their own precision.
+    times as long (50 against 11 ms for the default model). Here matrices of one shape go
+    together, in their own precision.
     """
 
     def __init__(
