@@ -42,7 +42,7 @@ RESERVED = {
     "mdtraj": {"analysis", "cli"},
 }
 # All that the electrostatics may use beside itself, of the package and of others.
-ELECTROSTATICS_ALLOWED = {"__future__", "math", "typing", "torch", "openmm_les.neighbors"}
+ELECTROSTATICS_ALLOWED = {"__future__", "functools", "math", "typing", "torch", "openmm_les.neighbors"}
 
 
 def part_of(path: Path) -> str:

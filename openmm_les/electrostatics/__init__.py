@@ -2,13 +2,16 @@
 
 from openmm_les.electrostatics.ewald import ewald_energy, ewald_sum
 from openmm_les.electrostatics.isolated import isolated_energy, isolated_sum
+from openmm_les.electrostatics.pme import ParticleMesh, pme_sum
 from openmm_les.electrostatics.solver import LatentCoulomb, latent_ewald
 
 __all__ = [
     "LatentCoulomb",
+    "ParticleMesh",
     "ewald_energy",
     "ewald_sum",
     "isolated_energy",
     "isolated_sum",
     "latent_ewald",
+    "pme_sum",
 ]
