@@ -75,6 +75,7 @@ class LESTraining(pl.LightningModule):
         self.best = float("inf")
         self.recent = {"loss": float("nan"), "force": float("nan"), "energy": float("nan")}
         self.steps_per_epoch = 1
+        self.first_step = 0  # of this session
         self._elapsed = 0.0  # seconds of training in earlier sessions
         self._started: float | None = None
 
@@ -122,6 +123,9 @@ class LESTraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
+        self.first_step = self.trainer.global_step
+        if self.progress() >= 1.0:  # a finished run, resumed
+            self.trainer.should_stop = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         s, progress = self.settings, self.progress()
@@ -252,7 +256,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
         data = concatenate([data, valid])
     data, report = check_configurations(data, max_force=settings.max_force)
     for line in report.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        _say(console, line)
     data = split_configurations(data, valid_fraction=settings.valid_fraction, seed=settings.seed)
     train, valid = data.select(data.split == "train"), data.select(data.split == "valid")
     for name, part in (("train", train), ("valid", valid)):
@@ -264,12 +268,41 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
     if len(valid) > settings.max_valid:
         drawn = np.random.default_rng(settings.seed).permutation(len(valid))[: settings.max_valid]
         valid = valid.select(np.sort(drawn))
-    console.print(
-        f"training on {len(train)}, validating on {len(valid)} configurations",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say(console, f"training on {len(train)}, validating on {len(valid)} configurations")
     return train, valid
+
+
+def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LESTraining:
+    """Data read and checked, model built: everything before the first step. Writes nothing."""
+    train_set, valid_set = load_data(settings, console)
+    elements = sorted(set(train_set.numbers.tolist()))
+    dtype = getattr(torch, settings.dtype)
+    with console.status("finding neighbours"):
+        train_graphs = GraphData(train_set, settings.cutoff, dtype=dtype)
+        valid_graphs = GraphData(valid_set, settings.cutoff, dtype=dtype)
+    if train_graphs.n_unresolved:
+        _say(
+            console,
+            f"{train_graphs.n_unresolved} configurations: total charge not attributable to molecules, "
+            "conserved as a whole",
+        )
+    mean_neighbors = train_graphs.centers.numel() / len(train_set.numbers)
+    references = fit_reference_energies(train_set, elements)
+    model = build_model(settings, elements, references, max(1.0, round(mean_neighbors, 1)))
+    n_parameters = sum(p.numel() for p in model.parameters())
+    _say(console, f"{n_parameters} parameters, {mean_neighbors:.1f} neighbours per atom")
+    metadata = {
+        "name": settings.name,
+        "level_of_theory": settings.level_of_theory or level_of_theory(settings.data),
+        "training_data": {
+            "files": [Path(path).name for path in settings.data],
+            "train": len(train_set),
+            "valid": len(valid_set),
+            "labels": "energies and forces",
+        },
+        "settings": asdict(settings),
+    }
+    return LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
 
 
 def train(
@@ -297,43 +330,10 @@ def train(
         raise RunError(f"{directory} exists and is not empty: choose another, or --resume it")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    train_set, valid_set = load_data(settings, console)
-    elements = sorted(set(train_set.numbers.tolist()))
-    dtype = getattr(torch, settings.dtype)
-    with console.status("finding neighbours"):
-        train_graphs = GraphData(train_set, settings.cutoff, dtype=dtype)
-        valid_graphs = GraphData(valid_set, settings.cutoff, dtype=dtype)
-    if train_graphs.n_unresolved:
-        console.print(
-            f"{train_graphs.n_unresolved} configurations: total charge not attributable to molecules, "
-            "conserved as a whole",
-            highlight=False,
-            soft_wrap=True,
-        )
-    mean_neighbors = train_graphs.centers.numel() / len(train_set.numbers)
-    model = build_model(
-        settings, elements, fit_reference_energies(train_set, elements), max(1.0, round(mean_neighbors, 1))
-    )
-    metadata = {
-        "name": settings.name,
-        "level_of_theory": settings.level_of_theory or level_of_theory(settings.data),
-        "training_data": {
-            "files": [Path(path).name for path in settings.data],
-            "train": len(train_set),
-            "valid": len(valid_set),
-            "labels": "energies and forces",
-        },
-        "settings": asdict(settings),
-    }
+    module = prepare(settings, directory, console)
     directory.mkdir(parents=True, exist_ok=True)
     if not resume:
         settings.write(directory / SETTINGS)
-    console.print(
-        f"{sum(p.numel() for p in model.parameters())} parameters, {mean_neighbors:.1f} neighbours per atom",
-        highlight=False,
-        soft_wrap=True,
-    )
-    module = LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
     recorder = Recorder(directory, settings.save_minutes, console)
     with _quiet_lightning(), _stop_on_interrupt(recorder):
         trainer = pl.Trainer(
@@ -355,13 +355,13 @@ def train(
             default_root_dir=directory,
         )
         try:
-            trainer.fit(module, ckpt_path=str(directory / LAST) if resume else None)
+            trainer.fit(module, ckpt_path=str(directory / LAST) if resume else None, weights_only=True)
         except Interrupted:
-            console.print(
-                f"stopped at step {trainer.global_step}; go on with --resume {directory}", highlight=False
-            )
+            _say(console, f"stopped at step {trainer.global_step}; go on with --resume {directory}")
             return False
-    console.print(f"best model: {directory / MODEL}", highlight=False, soft_wrap=True)
+    if trainer.global_step == module.first_step:
+        _say(console, f"the run in {directory} was finished already")
+    _say(console, f"best model: {directory / MODEL}")
     return True
 
 
@@ -372,6 +372,11 @@ def resume_training(directory: Path, *, console: Console | None = None) -> bool:
         if not (directory / name).is_file():
             raise RunError(f"nothing to resume in {directory}: no {name}")
     return train(TrainingSettings.read(directory / SETTINGS), directory, resume=True, console=console)
+
+
+def _say(console: Console, line: str) -> None:
+    """One plain line, unbroken where output goes to a file."""
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextmanager
