@@ -120,8 +120,9 @@ def mesh_positions(positions: Tensor, inverse_cell: Tensor, mesh: List[int]) -> 
     scaled = (positions @ inverse_cell).t()
     scaled = (scaled - torch.floor(scaled)) * sizes
     with torch.no_grad():
-        # A coordinate just below zero may round to the far edge; the last box ends there.
-        bases = torch.minimum(scaled.to(torch.int64), sizes - 1)
+        # A coordinate just below zero may round to the far edge; the last box ends there. NaN, as
+        # a whole number, is far outside: it must give an energy of NaN, not a wild write.
+        bases = torch.minimum(scaled.to(torch.int64), sizes - 1).clamp(min=0)
     return bases, scaled - bases - 0.5
 
 

@@ -89,8 +89,14 @@ class LESModel(nn.Module):
         self.reference_energies = references.to(self.reference_energies.device)
         return self
 
-    def forward(self, graph: Graph) -> Prediction:
-        """Energies and charges, differentiable in positions and cells."""
+    def forward(self, graph: Graph, differentiable: bool = True) -> Prediction:
+        """Energies and charges, differentiable in positions and cells.
+
+        With ``differentiable=False`` the long-range energy, its potentials and its gradients are
+        constants (the short-range energy and the charges are not). Forces are then those of
+        ``energy_short_range + Σ potentials · latent_charges``, less ``gradients``: what a
+        simulation needs, without autograd's record of the Coulomb sum.
+        """
         atoms = self.backbone(graph)
         charges = self.charge_head(
             atoms.features, graph.numbers, graph.molecules, graph.molecule_charges
@@ -103,14 +109,17 @@ class LESModel(nn.Module):
         energies: List[Tensor] = []
         potentials: List[Tensor] = []
         gradients: List[Tensor] = []
+        places, sources = graph.positions, charges
+        if not differentiable:
+            with torch.no_grad():
+                # Clones, because freezing the script drops detach().
+                places, sources = graph.positions.clone(), charges.clone()
         for i in range(n_configurations):
             begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
             cell: Optional[Tensor] = graph.cells[i]
             if bool((graph.cells[i] == 0.0).all()):
                 cell = None
-            energy, potential, gradient = self.electrostatics(
-                graph.positions[begin:end], charges[begin:end], cell
-            )
+            energy, potential, gradient = self.electrostatics(places[begin:end], sources[begin:end], cell)
             energies.append(energy)
             potentials.append(potential)
             gradients.append(gradient)

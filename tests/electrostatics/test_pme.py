@@ -59,6 +59,14 @@ def test_single_precision(shape):
     assert abs(float(found[0] - exact[0])) < 2e-6 * KE * float(charges.square().sum())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_positions_that_are_no_numbers_give_no_energy(value):
+    positions, charges, cell = scattered_charges(30, CELLS["triclinic"])
+    positions[17, 2] = value
+    energy, _, _ = summed(ParticleMesh(1.0, KE), positions, charges, cell)
+    assert math.isnan(float(energy))
+
+
 def test_a_box_thinner_than_the_spline():
     # Mesh sizes at their least: nodes of one atom meet themselves around the box.
     positions, charges, _ = scattered_charges(6, CELLS["cubic"])
