@@ -294,6 +294,26 @@ def test_eager_scripted_and_frozen_agree(dtype):
             torch.testing.assert_close(found_forces, forces, rtol=0.0, atol=tolerance * scale)
 
 
+@pytest.mark.parametrize("cell", [None, CELL], ids=["isolated", "periodic"])
+@pytest.mark.parametrize("form", ["eager", "frozen"])
+def test_forces_put_together_from_constants(form, cell):
+    # differentiable=False: what a simulation runs. Freezing must neither keep nor cut a wrong path.
+    model = small_model().eval()
+    graph = make_graph([TWO_WATERS], [WATER_NUMBERS * 2], [cell], [[0] * 3 + [1] * 3], [[0.0, 0.0]])
+    energy, forces = energy_and_forces(model, graph)
+    module = model if form == "eager" else torch.jit.freeze(torch.jit.script(model))
+    for _ in range(3):  # the profiling executor rewrites the graph in its first calls
+        positions = graph.positions.clone().requires_grad_()
+        output = module(graph._replace(positions=positions), False)
+        found = output.energy_short_range + output.energy_long_range
+        surrogate = output.energy_short_range.sum() + (output.potentials * output.latent_charges).sum()
+        (slope,) = torch.autograd.grad(surrogate, positions)
+        assert not output.energy_long_range.requires_grad
+        assert not output.potentials.requires_grad
+        torch.testing.assert_close(found.detach(), energy, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(-(slope + output.gradients), forces, rtol=1e-10, atol=1e-10)
+
+
 def test_pairs_beyond_the_cutoff_change_nothing():
     # A neighbour list with a skin hands over pairs that are too far; the envelope removes them.
     tight = make_graph([TWO_WATERS], [WATER_NUMBERS * 2], [CELL], cutoff=4.5)
