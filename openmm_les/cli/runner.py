@@ -211,8 +211,6 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
         return openmm.XmlSerializer.clone(molecules.mm_system)
     import torch
 
-    from openmm_les.embedding.mixed import create_mixed_system
-    from openmm_les.engine.system import create_system
     from openmm_les.models.checkpoint import load_model
 
     if settings.threads is not None:
@@ -221,6 +219,8 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
     # Two precisions of the model against three of OpenMM's GPU platforms.
     precision = "double" if settings.precision == "double" else "single"
     if molecules.mm_system is None:
+        from openmm_les.engine.system import create_system
+
         return create_system(
             molecules.topology,
             model,
@@ -228,6 +228,8 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
             total_charge=settings.charge or 0.0,
             precision=precision,
         )
+    from openmm_les.embedding.mixed import create_mixed_system
+
     return create_mixed_system(
         molecules.topology,
         molecules.mm_system,
@@ -245,7 +247,7 @@ def _settle(
 ) -> None:
     """Put the atoms in place: minimise, apply constraints, draw velocities."""
     context.setPositions(positions * unit.nanometer)
-    energy = _potential_energy(context)
+    energy = dynamics.potential_energy(context)
     if not math.isfinite(energy):
         raise ValueError("the energy of the structure is not finite: do atoms lie upon each other?")
     if settings.minimize:
@@ -258,7 +260,7 @@ def _settle(
                     f"minimising: iteration {iteration}, {value:.1f} kJ/mol"
                 ),
             )
-        minimum = _potential_energy(context)
+        minimum = dynamics.potential_energy(context)
         if not math.isfinite(minimum):
             raise RunError("the minimisation left a structure without a finite energy")
         note(f"minimised from {energy:.1f} to {minimum:.1f} kJ/mol")
@@ -318,11 +320,6 @@ def _stopped(stop: dynamics.StopRequest) -> int:
 
 def _force_field(settings: Settings, structure: inputs.Structure) -> app.ForceField | None:
     return None if structure.prmtop is not None else inputs.load_force_field(settings.force_field)
-
-
-def _potential_energy(context: openmm.Context) -> float:
-    energy = context.getState(energy=True).getPotentialEnergy()
-    return float(energy.value_in_unit(unit.kilojoule_per_mole))
 
 
 def _model_name(settings: Settings) -> str:

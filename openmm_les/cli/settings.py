@@ -34,7 +34,7 @@ class Settings:
     padding: float = 1.0
     ionic_strength: float = 0.0
     minimize: bool = True
-    minimize_iterations: int = 500
+    minimize_iterations: int = 200
     platform: str | None = None
     precision: str | None = None
     route: str = "auto"

@@ -103,7 +103,7 @@ def simulate(
     padding: Annotated[float, typer.Option(help="nm of water around the solute, with --solvate.")] = 1.0,
     ionic_strength: Annotated[float, typer.Option(help="mol/L of NaCl, with --solvate.")] = 0.0,
     minimize: Annotated[bool, typer.Option(help="Minimise the energy before the run.")] = True,
-    minimize_iterations: Annotated[int, typer.Option(help="At most this many iterations.")] = 500,
+    minimize_iterations: Annotated[int, typer.Option(help="At most this many iterations.")] = 200,
     platform: Annotated[str | None, typer.Option(help="OpenMM platform. [default: the fastest]")] = None,
     precision: Annotated[Precision | None, typer.Option(help="Of a GPU platform.")] = None,
     route: Annotated[Route, typer.Option(help="Way of the model into OpenMM.")] = Route.auto,

@@ -22,6 +22,11 @@ Ensemble = Literal["nve", "nvt", "npt"]
 
 # Between two looks at the clock and at Ctrl-C: short enough for a person, long against a step.
 _SECONDS_PER_CHUNK = 0.25
+_MINIMIZER_ITERATIONS = 25  # between two looks at a request to stop
+_MINIMIZER_TOLERANCE = 10.0  # kJ/mol/nm, root mean square force
+_MINIMIZER_GAIN = 1.0  # kJ/mol, below which a round of iterations was the last
+# Atoms that fly apart never come to NaN by themselves; no simulation of molecules is this hot.
+_UNSTABLE_TEMPERATURE = 1e5  # K
 
 
 def make_integrator(
@@ -128,19 +133,6 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-class _StoppableMinimization(openmm.MinimizationReporter):
-    """Lets a stop request end OpenMM's minimiser, and tells the iteration and the energy."""
-
-    def __init__(self, stop: StopRequest, progress: Callable[[int, float], None]) -> None:
-        super().__init__()
-        self._stop = stop
-        self._progress = progress
-
-    def report(self, iteration, x, grad, args):  # type: ignore[no-untyped-def]  # called by OpenMM
-        self._progress(iteration, args["system energy"])
-        return bool(self._stop)
-
-
 def minimize(
     context: openmm.Context,
     *,
@@ -148,9 +140,32 @@ def minimize(
     stop: StopRequest,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Move a context's positions to a nearby minimum of the energy; `progress(iteration, kJ/mol)`."""
-    reporter = _StoppableMinimization(stop, progress)
-    openmm.LocalEnergyMinimizer.minimize(context, maxIterations=max_iterations, reporter=reporter)
+    """Move a context's positions to a nearby minimum of the energy.
+
+    Parameters
+    ----------
+    max_iterations : at most
+    stop : looked at after every few iterations
+    progress : called with the number of iterations and the energy in kJ/mol
+    """
+    energy = potential_energy(context)
+    done = 0
+    while done < max_iterations and not stop:
+        count = min(_MINIMIZER_ITERATIONS, max_iterations - done)
+        # OpenMM's Python signature fills in a reporter, and with one of those the call keeps
+        # Python's global lock: torch refuses to differentiate, and TorchForce ends the process.
+        openmm.openmm._openmm.LocalEnergyMinimizer_minimize(context, _MINIMIZER_TOLERANCE, count)
+        done += count
+        before, energy = energy, potential_energy(context)
+        progress(done, energy)
+        if not before - energy > _MINIMIZER_GAIN:
+            break
+
+
+def potential_energy(context: openmm.Context) -> float:
+    """Potential energy of a context, kJ/mol."""
+    energy = context.getState(energy=True).getPotentialEnergy()
+    return float(energy.value_in_unit(unit.kilojoule_per_mole))
 
 
 @dataclass
@@ -284,6 +299,8 @@ class Run:
         row = self._meter.row(step, self.context.getState(energy=True), speed)
         if not math.isfinite(row.total_energy):
             raise self._unstable(step, "the energy is not finite")
+        if row.temperature > _UNSTABLE_TEMPERATURE:
+            raise self._unstable(step, f"the temperature rose to {row.temperature:.3g} K")
         self._table.write(row)
         return row
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import Vec3, app, unit
 
 _PDB = (".pdb", ".ent")
 _CIF = (".cif", ".mmcif", ".pdbx")
@@ -98,13 +98,17 @@ def solvate(
 
     Parameters
     ----------
-    padding : nm, smallest distance from solute to the box faces
+    padding : nm, from the solute's bounding sphere to the faces of the box
     ionic_strength : mol/L, of the Na+ and Cl- added beyond the neutralising ions
     water_model : as `openmm.app.Modeller.addSolvent` names it
     """
     if structure.prmtop is not None:
         raise ValueError("an Amber topology cannot be solvated: pass a PDB or mmCIF file instead")
     check_templates(structure.topology, force_field)
+    # Modeller's own padding is the distance between periodic images, not to the faces.
+    low, high = structure.positions.min(axis=0), structure.positions.max(axis=0)
+    radius = np.linalg.norm(structure.positions - (low + high) / 2, axis=1).max()
+    width = 2 * (radius + padding)
     modeller = app.Modeller(structure.topology, structure.positions * unit.nanometer)
     state = random.getstate()
     random.seed(seed)  # Modeller picks the waters that become ions with Python's generator
@@ -112,7 +116,7 @@ def solvate(
         modeller.addSolvent(
             force_field,
             model=water_model,
-            padding=padding * unit.nanometer,
+            boxSize=Vec3(width, width, width) * unit.nanometer,
             ionicStrength=ionic_strength * unit.molar,
         )
     finally:
@@ -182,7 +186,7 @@ def check_box(topology: app.Topology, cutoff: float) -> None:
     if width < 2 * cutoff:
         raise ValueError(
             f"the box is {width:.3f} nm wide, less than twice the cutoff of {cutoff:g} nm:"
-            " use a larger box (--solvate) or a shorter --cutoff"
+            " use a larger box (--solvate with more --padding) or a shorter --cutoff"
         )
 
 

@@ -35,7 +35,7 @@ class RunDirectory:
 
     @contextmanager
     def reserve(self) -> Iterator[None]:
-        """Create the folder at once, and take it away again if the block fails and left it empty.
+        """Create the folder at once, and take it away again if the block leaves it empty.
 
         Raises
         ------
@@ -60,11 +60,10 @@ class RunDirectory:
             raise type(error)(f"cannot write to {self.path}: {error.strerror}") from error
         try:
             yield
-        except BaseException:
+        finally:
             for folder in missing:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-            raise
 
     def check_resumable(self) -> None:
         """Refuse a folder that holds no run, or one that never reached its first checkpoint.

@@ -111,7 +111,9 @@ def _xtc_frame_ends(path: Path) -> list[int]:
                 break
             magic, n_atoms = struct.unpack(">2i", start[:8])
             if magic != _XTC_MAGIC:
-                raise ValueError(f"{path} is not an XTC file")
+                if len(ends) == 1:
+                    raise ValueError(f"{path} is not an XTC file")
+                break
             if n_atoms <= 9:
                 end = ends[-1] + 56 + 12 * n_atoms
             elif len(start) == 92:
