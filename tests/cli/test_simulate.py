@@ -188,7 +188,7 @@ def test_interrupted_setup_keeps_nothing(quick: list[object], tmp_path: Path) ->
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT, stderr
     assert "nothing is kept" in stderr
     assert not out.exists()
