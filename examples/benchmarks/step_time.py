@@ -61,7 +61,11 @@ def main() -> None:
     model = openmm_les.load_model(arguments.model)
     modeller, field = solvated(arguments.padding)
     mm_system = field.createSystem(
-        modeller.topology, nonbondedMethod=app.PME, constraints=app.HBonds, rigidWater=True
+        modeller.topology,
+        nonbondedMethod=app.PME,
+        nonbondedCutoff=0.9 * unit.nanometer,
+        constraints=app.HBonds,
+        rigidWater=True,
     )
     topology, positions = alanine_dipeptide()
     peptide = list(range(topology.getNumAtoms()))

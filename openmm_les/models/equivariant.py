@@ -109,16 +109,74 @@ class TensorProduct(ExactConstants):
 
 
 class Interaction(nn.Module):
-    """One round: gather what the neighbours hold, multiply to higher body order, update."""
+    """One round of message passing; what differs from round to round is `gather`.
 
-    def __init__(self, n_channels: int, n_message: int, n_radial: int, first: bool) -> None:
+    Parameters
+    ----------
+    n_gathered : channels that `gather` returns
+    n_channels : channels of the features before and after
+    n_radial : width of the radial network
+    """
+
+    def __init__(self, n_gathered: int, n_channels: int, n_radial: int) -> None:
         super().__init__()
-        self.first = first
         self.n_channels = n_channels
-        self.n_message = n_message
-        # Weights of a pair: three orders of new angular functions. Later rounds also carry the
-        # neighbour's vectors and tensors on, and read scalars from them along the bond.
+        # Weights of a pair for three orders of new angular functions.
         self.radial = nn.Linear(n_radial, 3 * n_channels, bias=False)
+        self.mix = ChannelMixing(n_gathered, 3 * n_channels)
+        self.second_order = TensorProduct(n_channels)
+        self.third_order = TensorProduct(n_channels)
+        self.gate_in = nn.Linear(n_channels, n_channels)
+        self.gate_out = nn.Linear(n_channels, 3 * n_channels)
+
+    def update(self, x: Features, gathered: Features) -> Features:
+        """Features after products of what was gathered, up to third order, behind gates."""
+        c = self.n_channels
+        mixed = self.mix(gathered)
+        s, v, t = (
+            torch.split(mixed.scalar, c, -1),
+            torch.split(mixed.vector, c, -1),
+            torch.split(mixed.tensor, c, -1),
+        )
+        second = self.second_order(Features(s[0], v[0], t[0]), Features(s[1], v[1], t[1]))
+        third = self.third_order(second, Features(s[2], v[2], t[2]))
+        scalar = s[0] + second.scalar + third.scalar
+        gates = self.gate_out(nn.functional.silu(self.gate_in(scalar)))
+        update, vector_gate, tensor_gate = torch.split(gates, c, -1)
+        return Features(
+            x.scalar + update,
+            x.vector + torch.sigmoid(vector_gate) * (v[0] + second.vector + third.vector),
+            x.tensor + torch.sigmoid(tensor_gate) * (t[0] + second.tensor + third.tensor),
+        )
+
+
+class FirstInteraction(Interaction):
+    """The first round: neighbours are elements and places, nothing more."""
+
+    def __init__(self, n_channels: int, n_radial: int) -> None:
+        super().__init__(n_channels, n_channels, n_radial)
+
+    def forward(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
+        """Updated features; arguments as in `LaterInteraction.forward`, ``neighbors`` unread."""
+        w = torch.split(self.radial(radial), self.n_channels, -1)  # elements are in these weights
+        rows = angular.transpose(1, 2)  # [n, 9, K]
+        gathered = Features(
+            torch.bmm(rows[:, 0:1], w[0]).squeeze(1),
+            torch.bmm(rows[:, 1:4], w[1]).transpose(0, 1),
+            torch.bmm(rows[:, 4:9], w[2]).transpose(0, 1),
+        )
+        return self.update(x, gathered)
+
+
+class LaterInteraction(Interaction):
+    """A later round: neighbours' scalars get new angular functions, their vectors and tensors travel.
+
+    ``n_message`` channels of vectors and tensors are carried on, and are read along the bond.
+    """
+
+    def __init__(self, n_channels: int, n_message: int, n_radial: int) -> None:
+        super().__init__(n_channels + n_message, n_channels, n_radial)
+        self.n_message = n_message
         self.radial_message = nn.Linear(n_radial, 4 * n_message, bias=False)
         # One row of radial_message serves all components of a vector (3) or a tensor (5).
         rows = torch.arange(4 * n_message).view(4, n_message)
@@ -127,25 +185,14 @@ class Interaction(nn.Module):
         self.message_scalar = nn.Linear(n_channels, n_channels)
         self.message_vector = nn.Linear(n_channels, n_message, bias=False)
         self.message_tensor = nn.Linear(n_channels, n_message, bias=False)
-        self.mix = ChannelMixing(n_channels if first else n_channels + n_message, 3 * n_channels)
-        self.second_order = TensorProduct(n_channels)
-        self.third_order = TensorProduct(n_channels)
-        self.gate_in = nn.Linear(n_channels, n_channels)
-        self.gate_out = nn.Linear(n_channels, 3 * n_channels)
 
-    def gather(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
-        """Sums over neighbours; arguments as in `forward`."""
+    def forward(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
+        """Updated features.
+
+        ``neighbors`` [n, K]; ``angular`` [n, K, 9]; ``radial`` [n, K, n_radial], 0 on padding.
+        """
         c, m = self.n_channels, self.n_message
         n, width = neighbors.shape
-        weights = self.radial(radial)  # [n, K, n_weights]
-        rows = angular.transpose(1, 2)  # [n, 9, K]
-        if self.first:  # the pair's elements are in the radial weights already
-            w = torch.split(weights, c, -1)
-            return Features(
-                torch.bmm(rows[:, 0:1], w[0]).squeeze(1),
-                torch.bmm(rows[:, 1:4], w[1]).transpose(0, 1),
-                torch.bmm(rows[:, 4:9], w[2]).transpose(0, 1),
-            )
         held = torch.cat(
             [
                 self.message_scalar(x.scalar),
@@ -163,35 +210,14 @@ class Interaction(nn.Module):
             angular[:, :, 1:].reshape(n, 1, 8 * width), (tensors * along).view(n, 8 * width, m)
         ).squeeze(1)
         carried = (tensors * onward).sum(1).view(n, 8, m)
-        w = torch.split(weights, c, -1)
-        return Features(
+        rows = angular.transpose(1, 2)  # [n, 9, K]
+        w = torch.split(self.radial(radial), c, -1)
+        gathered = Features(
             torch.cat([(w[0] * scalar).sum(1), bond], -1),
             torch.cat([torch.bmm(rows[:, 1:4], w[1] * scalar), carried[:, :3]], -1).transpose(0, 1),
             torch.cat([torch.bmm(rows[:, 4:9], w[2] * scalar), carried[:, 3:]], -1).transpose(0, 1),
         )
-
-    def forward(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
-        """Updated features.
-
-        ``neighbors`` [n, K]; ``angular`` [n, K, 9]; ``radial`` [n, K, n_radial], 0 on padding.
-        """
-        c = self.n_channels
-        mixed = self.mix(self.gather(x, neighbors, angular, radial))
-        s, v, t = (
-            torch.split(mixed.scalar, c, -1),
-            torch.split(mixed.vector, c, -1),
-            torch.split(mixed.tensor, c, -1),
-        )
-        second = self.second_order(Features(s[0], v[0], t[0]), Features(s[1], v[1], t[1]))
-        third = self.third_order(second, Features(s[2], v[2], t[2]))
-        scalar = s[0] + second.scalar + third.scalar
-        gates = self.gate_out(nn.functional.silu(self.gate_in(scalar)))
-        update, vector_gate, tensor_gate = torch.split(gates, c, -1)
-        return Features(
-            x.scalar + update,
-            x.vector + torch.sigmoid(vector_gate) * (v[0] + second.vector + third.vector),
-            x.tensor + torch.sigmoid(tensor_gate) * (t[0] + second.tensor + third.tensor),
-        )
+        return self.update(x, gathered)
 
 
 class EquivariantBackbone(ExactConstants):
@@ -257,17 +283,10 @@ class EquivariantBackbone(ExactConstants):
         self.radial_neighbor = nn.Embedding(len(elements), n_radial)
         self.radial_in = nn.Linear(n_basis, n_radial)
         self.radial_hidden = nn.Linear(n_radial, n_radial)
-        self.layers = nn.ModuleList(
-            [
-                Interaction(n_channels, n_message, n_radial, first=layer == 0)
-                for layer in range(n_layers)
-            ]
-        )
+        later = [LaterInteraction(n_channels, n_message, n_radial) for _ in range(n_layers - 1)]
+        self.layers = nn.ModuleList([FirstInteraction(n_channels, n_radial), *later])
         self.readouts = nn.ModuleList(
-            [
-                nn.Sequential(nn.Linear(n_channels, 16), nn.SiLU(), nn.Linear(16, 1))
-                for _ in range(n_layers)
-            ]
+            [nn.Sequential(nn.Linear(n_channels, 16), nn.SiLU(), nn.Linear(16, 1)) for _ in range(n_layers)]
         )
         self.element_energy = nn.Embedding(len(elements), 1)
         self._initialize()
@@ -285,9 +304,10 @@ class EquivariantBackbone(ExactConstants):
         for layer in self.layers:
             # Radial weights carry the envelope and the neighbour scale, both below one.
             nn.init.normal_(layer.radial.weight, std=2.0 * layer.radial.in_features**-0.5)
-            nn.init.normal_(layer.radial_message.weight, std=2.0 * layer.radial.in_features**-0.5)
+            if isinstance(layer, LaterInteraction):
+                nn.init.normal_(layer.radial_message.weight, std=2.0 * layer.radial_message.in_features**-0.5)
         for readout in self.readouts:
-            nn.init.normal_(readout[-1].weight, std=0.1 * readout[-1].in_features**-0.5)
+            nn.init.normal_(readout[-1].weight, std=0.1 * readout[-1].in_features ** -0.5)
         nn.init.zeros_(self.element_energy.weight)
 
     @torch.jit.unused
