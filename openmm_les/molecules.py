@@ -129,16 +129,12 @@ def _unpaired_charge(
         for k in range(open_valences[first]):
             for m in range(open_valences[second]):
                 copies.add_edge((first, k), (second, m), weight=weight)
-    paired = {
-        node for pair in networkx.max_weight_matching(copies, maxcardinality=True) for node in pair
-    }
+    paired = {node for pair in networkx.max_weight_matching(copies, maxcardinality=True) for node in pair}
     charge = 0.0
     for atom, _ in set(copies) - paired:
         if numbers[atom] in (7, 8, 16, 34):
             charge -= 1.0
-        elif numbers[atom] == 6 and any(
-            numbers[n] in (7, 8) and open_valences[n] == 0 for n in graph[atom]
-        ):
+        elif numbers[atom] == 6 and any(numbers[n] in (7, 8) and open_valences[n] == 0 for n in graph[atom]):
             charge += 1.0  # iminium, guanidinium, imidazolium: a lone pair next door takes it
         else:
             return np.nan

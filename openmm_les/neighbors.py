@@ -15,9 +15,7 @@ def perpendicular_widths(cell: Tensor) -> Tensor:
     return 1.0 / torch.linalg.norm(torch.linalg.inv(cell), dim=0)
 
 
-def all_pairs(
-    positions: Tensor, cell: Optional[Tensor], cutoff: float
-) -> Tuple[Tensor, Tensor, Tensor]:
+def all_pairs(positions: Tensor, cell: Optional[Tensor], cutoff: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Every directed pair closer than ``cutoff``, by testing all of them.
 
     Quadratic: for up to a few hundred atoms it beats a cell list. Periodic images are
@@ -85,6 +83,4 @@ def single_graph(
     else:
         cells = cell.unsqueeze(0)
     offsets = torch.tensor([0, positions.shape[0]], device=positions.device)
-    return Graph(
-        positions, numbers, centers, neighbors, shifts, cells, offsets, molecules, molecule_charges
-    )
+    return Graph(positions, numbers, centers, neighbors, shifts, cells, offsets, molecules, molecule_charges)

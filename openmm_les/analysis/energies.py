@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class Energies:
         """The rows from a time (ps) on, at least the last one."""
         kept = self.time >= min(time, self.time[-1])
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Energies(**{k: None if v is None else v[kept] for k, v in columns.items()})
+        kept_columns: dict[str, Any] = {k: None if v is None else v[kept] for k, v in columns.items()}
+        return Energies(**kept_columns)
 
 
 @dataclass(frozen=True)

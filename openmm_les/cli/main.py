@@ -26,7 +26,7 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILURE = 1
 
 # Typer shows these itself: exits, aborts, and arguments that it cannot parse.
-_TYPER_ERRORS = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
+_TYPER_ERRORS: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
 
 
 class Commands(TyperGroup):

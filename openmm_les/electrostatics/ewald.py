@@ -155,9 +155,7 @@ def ewald_energy(
     tolerance: float = 1e-9,
 ) -> Tensor:
     """The energy of `ewald_sum` alone, scalar in eV."""
-    energy, _, _ = ewald_sum(
-        positions, charges, cell, smearing, coulomb_constant, k_cutoff, tolerance
-    )
+    energy, _, _ = ewald_sum(positions, charges, cell, smearing, coulomb_constant, k_cutoff, tolerance)
     return energy
 
 

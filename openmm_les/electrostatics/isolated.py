@@ -37,9 +37,7 @@ def self_energy(charges: Tensor, smearing: float, coulomb_constant: float) -> Te
     return (charges * charges).sum() * (coulomb_constant / (math.sqrt(2.0 * math.pi) * smearing))
 
 
-def isolated_energy(
-    positions: Tensor, charges: Tensor, smearing: float, coulomb_constant: float
-) -> Tensor:
+def isolated_energy(positions: Tensor, charges: Tensor, smearing: float, coulomb_constant: float) -> Tensor:
     r"""``ke Σ_{i<j} q_i q_j erf(r_ij / (√2 σ)) / r_ij``, differentiable to second order.
 
     Parameters
@@ -60,7 +58,7 @@ def isolated_energy(
 def isolated_sum(
     positions: Tensor, charges: Tensor, smearing: float, coulomb_constant: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Energy (eV), potential dE/dq ([n_atoms], eV/e) and gradient dE/dr at fixed charges ([n_atoms, 3], eV/Å).
+    """Energy (eV), dE/dq ([n_atoms], eV/e) and dE/dr at fixed charges ([n_atoms, 3], eV/Å).
 
     Arguments as in `isolated_energy`.
     """

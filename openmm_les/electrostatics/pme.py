@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, Optional, Tuple
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -464,6 +464,10 @@ class ParticleMesh(nn.Module):
     k_cutoff : 1/Å, sharp cut of the sum; None = converged
     tolerance : error of the forces over the forces, root mean squares; see `tuning.tune_mesh`
     """
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        table: Tensor
+        stored_cell: Tensor
 
     def __init__(
         self,

@@ -217,7 +217,7 @@ def _molecule_charges(
     given = None if total_charge is None else np.atleast_1d(np.asarray(total_charge, dtype=np.float64))
     nonbonded = [f for f in system.getForces() if isinstance(f, openmm.NonbondedForce)]
     if not nonbonded:
-        wanted = 0.0 if given is None else given
+        wanted = 0.0 if total_charge is None else total_charge
         return molecule_charges(np.asarray(numbers), molecules, wanted, bonds).tolist()
     n_molecules = int(molecules.max()) + 1
     if given is not None and given.shape not in {(1,), (n_molecules,)}:

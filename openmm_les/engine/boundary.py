@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,6 +41,12 @@ class ForceBoundary(nn.Module):
     UnknownElementError
         An element that the model was not trained on.
     """
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        atoms: Tensor
+        numbers: Tensor
+        molecules: Tensor
+        molecule_charges: Tensor
 
     def __init__(
         self,
@@ -76,11 +83,6 @@ class ForceBoundary(nn.Module):
         positions : [n_particles, 3], nm
         box : [3, 3], nm, rows are vectors; None = isolated
         strength : scalar factor of energy and forces; None = 1. At 0 the model is not run.
-
-        Raises
-        ------
-        RuntimeError
-            The energy is NaN or infinite.
         """
         # One exit: TorchScript fails on an early return in front of a `with` block.
         scale = 1.0 if strength is None else float(strength)
@@ -101,14 +103,9 @@ class ForceBoundary(nn.Module):
         Of the long-range energy only the part that flows through the charges is differentiated
         (by a surrogate energy with constant potentials); the part at fixed charges is known.
         """
-        prediction = self.model(graph)
+        prediction = self.model(graph, differentiable=False)
         short = prediction.energy_short_range.sum()
         energy = short + prediction.energy_long_range.to(torch.float64).sum()
-        if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Positions hold NaN, or atoms overlap: "
-                "minimise first, or use a smaller time step"
-            )
         with torch.no_grad():
             # Clones, because TorchForce freezes the script and freezing drops detach().
             energy = energy.clone()
@@ -153,22 +150,42 @@ class ForceBoundary(nn.Module):
         )
 
 
+# Both raise in `forward` itself: with the error in an inner method, torch looks for a call stack in
+# code that freezing has released, and the process dies instead of reporting.
+
+
 class PeriodicForce(ForceBoundary):
     """`ForceBoundary` for periodic systems."""
 
     def forward(
         self, positions: Tensor, box: Tensor, lambda_interpolate: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See `ForceBoundary.compute`."""
-        return self.compute(positions, box, lambda_interpolate)
+        """See `ForceBoundary.compute`; raises RuntimeError where the energy is not finite."""
+        if not bool(torch.isfinite(positions).all()):
+            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+        energy, forces = self.compute(positions, box, lambda_interpolate)
+        if not bool(torch.isfinite(energy)):
+            raise RuntimeError(
+                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
+                "smaller time step"
+            )
+        return energy, forces
 
 
 class IsolatedForce(ForceBoundary):
     """`ForceBoundary` for systems without periodic images."""
 
     def forward(self, positions: Tensor, lambda_interpolate: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `ForceBoundary.compute`."""
-        return self.compute(positions, None, lambda_interpolate)
+        """See `ForceBoundary.compute`; raises RuntimeError where the energy is not finite."""
+        if not bool(torch.isfinite(positions).all()):
+            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+        energy, forces = self.compute(positions, None, lambda_interpolate)
+        if not bool(torch.isfinite(energy)):
+            raise RuntimeError(
+                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
+                "smaller time step"
+            )
+        return energy, forces
 
 
 __all__ = ["LAMBDA_INTERPOLATE", "PRECISIONS", "ForceBoundary", "IsolatedForce", "PeriodicForce"]

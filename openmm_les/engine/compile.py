@@ -40,7 +40,7 @@ def compile_force(
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         try:
             script = torch.jit.script(force)
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.frontend.FrontendError) as error:
             raise RouteError(f"the model does not compile to TorchScript: {error}") from error
         if positions is not None:
             check_forms(force, script, positions, box, optimized)
@@ -61,12 +61,11 @@ def check_forms(
     """
     tolerance = _TOLERANCES[force.dtype]
     frozen = freeze(script)
-    with torch.jit.optimized_execution(False):
-        results = {
-            "eager": _run(force, force, positions, box),
-            "scripted": _run(script, force, positions, box),
-            "frozen": _run(frozen, force, positions, box),
-        }
+    results = {
+        "eager": _run(force, force, positions, box),
+        "scripted": _run(script, force, positions, box),
+        "frozen": _run(frozen, force, positions, box),
+    }
     if optimized:
         for _ in range(3):  # two runs to learn from, then the optimised one
             results["optimised"] = _run(frozen, force, positions, box)
@@ -85,7 +84,7 @@ def check_forms(
 
 
 def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """Frozen form of a scripted module; what TorchForce runs, and PythonForce here."""
+    """Frozen form of a scripted module; what TorchForce runs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         return torch.jit.freeze(script.eval())
@@ -96,7 +95,7 @@ def _run(
 ) -> tuple[float, Tensor]:
     arguments = (positions, box) if isinstance(force, PeriodicForce) else (positions,)
     energy, forces = form(*arguments)
-    return float(energy), forces
+    return float(energy.detach()), forces.detach()
 
 
 def trial_positions(n_atoms: int, box: Tensor | None = None) -> Tensor:

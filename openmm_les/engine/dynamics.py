@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import openmm
 from openmm import app, unit
@@ -18,7 +17,7 @@ from openmm_les.engine.run_directory import RunDirectory, write_atomically
 from openmm_les.engine.trajectory import TrajectoryWriter
 from openmm_les.exceptions import RunError
 
-Ensemble = Literal["nve", "nvt", "npt"]
+ENSEMBLES = ("nve", "nvt", "npt")
 
 # Between two looks at the clock and at Ctrl-C: short enough for a person, long against a step.
 _SECONDS_PER_CHUNK = 0.25
@@ -30,16 +29,19 @@ _UNSTABLE_TEMPERATURE = 1e5  # K
 
 
 def make_integrator(
-    ensemble: Ensemble, *, timestep: float, temperature: float, friction: float, seed: int
+    ensemble: str, *, timestep: float, temperature: float, friction: float, seed: int
 ) -> openmm.Integrator:
     """Verlet for NVE, Langevin (middle scheme) for NVT and NPT.
 
     Parameters
     ----------
+    ensemble : one of `ENSEMBLES`
     timestep : fs
     temperature : K
     friction : 1/ps
     """
+    if ensemble not in ENSEMBLES:
+        raise ValueError(f"`ensemble` must be one of {', '.join(ENSEMBLES)}, got {ensemble!r}")
     if ensemble == "nve":
         integrator = openmm.VerletIntegrator(timestep * unit.femtosecond)
     else:

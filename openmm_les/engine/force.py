@@ -14,7 +14,7 @@ from openmm import unit
 from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
-from openmm_les.engine.compile import compile_force, freeze, trial_positions
+from openmm_les.engine.compile import compile_force, trial_positions
 from openmm_les.engine.routes import choose_route, import_torchforce
 from openmm_les.models.model import LESModel
 
@@ -25,7 +25,7 @@ _CHECKED_ATOMS = 64  # enough for every path through the code, and quick
 
 
 class PythonForceFunction:
-    """What a PythonForce calls: the frozen module on the arrays of a State.
+    """What a PythonForce calls: the scripted module on the arrays of a State.
 
     Pickles as the scripted module's own archive, so that a System in XML carries its model.
 
@@ -46,14 +46,14 @@ class PythonForceFunction:
         return {"archive": self.archive, "periodic": self.periodic, "device": self.device, "_module": None}
 
     def module(self) -> torch.jit.ScriptModule:
-        """The frozen module on its device, made at the first call."""
+        """The scripted module on its device, made at the first call."""
         if self._module is None:
             import vesin_torch  # noqa: F401  registers a TorchScript class that the archive may hold
 
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-                script = torch.jit.load(io.BytesIO(self.archive), map_location=self.torch_device())
-            self._module = freeze(script)
+                archive = io.BytesIO(self.archive)
+                self._module = torch.jit.load(archive, map_location=self.torch_device()).eval()
         return self._module
 
     def torch_device(self) -> torch.device:
@@ -72,11 +72,10 @@ class PythonForceFunction:
         if LAMBDA_INTERPOLATE in parameters:
             strength = parameters[LAMBDA_INTERPOLATE]
             arguments.append(torch.tensor(strength, dtype=torch.float64, device=device))
-        module = self.module()
         try:
             # The optimiser would take seconds at the second and third step and gain nothing.
             with torch.jit.optimized_execution(False):
-                energy, forces = module(*arguments)
+                energy, forces = self.module()(*arguments)
         except torch.jit.Error as error:
             # The last line is our own message, above it stands a TorchScript stack.
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
@@ -144,7 +143,7 @@ def make_force(
             torch.jit.save(script, archive)
         function = PythonForceFunction(archive.getvalue(), periodic, device)
         force = openmm.PythonForce(function, {LAMBDA_INTERPOLATE: 1.0} if scalable else {})
-        if narrowed:
+        if narrowed and atoms is not None:
             force.setParticles([int(i) for i in atoms])
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(force_group)

@@ -16,7 +16,6 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 import safetensors
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.exceptions import CheckpointError
@@ -37,9 +36,7 @@ ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def save_model(
-    model: LESModel, path: Union[str, Path], metadata: Optional[Mapping[str, Any]] = None
-) -> None:
+def save_model(model: LESModel, path: Union[str, Path], metadata: Optional[Mapping[str, Any]] = None) -> None:
     """Write a model to one file, complete or not at all.
 
     Parameters
@@ -144,30 +141,25 @@ def list_models() -> List[str]:
 def model_card(name: str) -> str:
     """Card (Markdown) of a shipped model: data, level of theory, errors, licence."""
     if name not in list_models():
-        raise CheckpointError(
-            f"no shipped model {name!r}; there are {', '.join(list_models()) or '(none)'}"
-        )
+        raise CheckpointError(f"no shipped model {name!r}; there are {', '.join(list_models()) or '(none)'}")
     return (PRETRAINED / name / CARD).read_text()
 
 
-def _describe(part: nn.Module, registry: Mapping[str, type]) -> Dict[str, Any]:
-    kind = type(part).__name__
-    if registry.get(kind) is not type(part):
-        raise TypeError(f"a model with a {kind} cannot be saved; known are {', '.join(registry)}")
-    return {"type": kind, **part.config()}
+def _describe(part: Any, registry: Mapping[str, type]) -> Dict[str, Any]:
+    cls = type(part)
+    if registry.get(cls.__name__) is not cls:
+        raise TypeError(f"a model with a {cls.__name__} cannot be saved; known are {', '.join(registry)}")
+    return {"type": cls.__name__, **part.config()}
 
 
 def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) -> LESModel:
     try:
-        parts = [
-            _construct(description[key], registry)
-            for key, registry in (
-                ("backbone", BACKBONES),
-                ("charge_head", CHARGE_HEADS),
-                ("electrostatics", ELECTROSTATICS),
-            )
-        ]
-        model = LESModel(*parts, elements=list(description["elements"]))
+        model = LESModel(
+            _construct(description["backbone"], BACKBONES),
+            _construct(description["charge_head"], CHARGE_HEADS),
+            _construct(description["electrostatics"], ELECTROSTATICS),
+            list(description["elements"]),
+        )
         model = model.to(_DTYPES[description["dtype"]])
         model.load_state_dict(weights)
         for name, value in weights.items():

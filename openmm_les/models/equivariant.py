@@ -8,7 +8,7 @@ sums over neighbours into batched matrix products, and components come first ([3
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,10 @@ class ChannelMixing(nn.Module):
 
 class TensorProduct(ExactConstants):
     """Channel-by-channel product of two feature sets, its paths mixed into new channels."""
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        contraction: Tensor
+        dyad: Tensor
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
@@ -174,6 +178,9 @@ class LaterInteraction(Interaction):
     ``n_message`` channels of vectors and tensors are carried on, and are read along the bond.
     """
 
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        message_rows: Tensor
+
     def __init__(self, n_channels: int, n_message: int, n_radial: int) -> None:
         super().__init__(n_channels + n_message, n_channels, n_radial)
         self.n_message = n_message
@@ -220,6 +227,13 @@ class LaterInteraction(Interaction):
         return self.update(x, gathered)
 
 
+def _start(linear: nn.Linear, gain: float) -> None:
+    """Random weights that multiply the size of independent inputs by ``gain``; no bias."""
+    nn.init.normal_(linear.weight, std=gain * linear.in_features**-0.5)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
 class EquivariantBackbone(ExactConstants):
     """Compact equivariant message-passing network of scalars, vectors and rank-2 tensors.
 
@@ -245,6 +259,10 @@ class EquivariantBackbone(ExactConstants):
     (2019); Batatia et al., NeurIPS 2022), equivariant messages of Cartesian vectors and tensors
     (Schütt et al., ICML 2021; Simeon and De Fabritiis, NeurIPS 2023).
     """
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        index: Tensor
+        basis: Tensor
 
     def __init__(
         self,
@@ -296,18 +314,18 @@ class EquivariantBackbone(ExactConstants):
         """Start every linear map at unit gain: products of small features would stay asleep."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for embedding in (self.radial_center, self.radial_neighbor):
-            nn.init.normal_(embedding.weight, std=0.5)
+                _start(module, 1.0)
         for layer in self.layers:
             # Radial weights carry the envelope and the neighbour scale, both below one.
-            nn.init.normal_(layer.radial.weight, std=2.0 * layer.radial.in_features**-0.5)
+            if isinstance(layer, Interaction):
+                _start(layer.radial, 2.0)
             if isinstance(layer, LaterInteraction):
-                nn.init.normal_(layer.radial_message.weight, std=2.0 * layer.radial_message.in_features**-0.5)
+                _start(layer.radial_message, 2.0)
+        for embedding in (self.radial_center, self.radial_neighbor):
+            nn.init.normal_(embedding.weight, std=0.5)
         for readout in self.readouts:
-            nn.init.normal_(readout[-1].weight, std=0.1 * readout[-1].in_features ** -0.5)
+            if isinstance(readout, nn.Sequential) and isinstance(readout[-1], nn.Linear):
+                _start(readout[-1], 0.1)
         nn.init.zeros_(self.element_energy.weight)
 
     @torch.jit.unused

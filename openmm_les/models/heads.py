@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,7 @@ def starting_charge(number: int) -> float:
     return 0.0 if electronegativity is None else -0.35 * (electronegativity - 2.5)
 
 
-def conserve_charge(
-    charges: Tensor, weights: Tensor, molecules: Tensor, molecule_charges: Tensor
-) -> Tensor:
+def conserve_charge(charges: Tensor, weights: Tensor, molecules: Tensor, molecule_charges: Tensor) -> Tensor:
     """Shift charges so that every molecule carries its known charge.
 
     ``q_i + (Q_m - Σ_m q) w_i / Σ_m w`` over the atoms of molecule m: neutral molecules stay
@@ -52,6 +50,10 @@ class LatentChargeHead(nn.Module):
     A small network adds to a per-element start value; a second output, positive, says how the
     charge that a molecule still lacks is shared among its atoms.
     """
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        index: Tensor
+        element_charge: Tensor
 
     def __init__(self, elements: List[int], n_features: int, n_hidden: int = 32) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Union, cast
 
 import numpy as np
 import torch
@@ -60,6 +60,9 @@ class LESModel(nn.Module):
     reference_energies : eV per atom of each element, added to the short-range energy
     """
 
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        reference_energies: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -73,7 +76,7 @@ class LESModel(nn.Module):
         self.charge_head = charge_head
         self.electrostatics = electrostatics
         self.elements = elements
-        self.cutoff = float(backbone.cutoff)
+        self.cutoff = float(cast(float, backbone.cutoff))
         # Not annotated in place: torch.jit.script warns of that.
         self.metadata = dict[str, Any]()
         # Total energies are thousands of eV: kept in double whatever the weights are in.
@@ -98,9 +101,7 @@ class LESModel(nn.Module):
         simulation needs, without autograd's record of the Coulomb sum.
         """
         atoms = self.backbone(graph)
-        charges = self.charge_head(
-            atoms.features, graph.numbers, graph.molecules, graph.molecule_charges
-        )
+        charges = self.charge_head(atoms.features, graph.numbers, graph.molecules, graph.molecule_charges)
         n_configurations = graph.cells.shape[0]
         configurations = configuration_index(graph.offsets)
         references = self.reference_energies[graph.numbers]  # float64
@@ -123,12 +124,10 @@ class LESModel(nn.Module):
             energies.append(energy)
             potentials.append(potential)
             gradients.append(gradient)
-        return Prediction(
-            short, torch.stack(energies), charges, torch.cat(potentials), torch.cat(gradients)
-        )
+        return Prediction(short, torch.stack(energies), charges, torch.cat(potentials), torch.cat(gradients))
 
     @torch.jit.unused
-    def check_elements(self, numbers: np.ndarray) -> None:
+    def check_elements(self, numbers: Union[Sequence[int], np.ndarray]) -> None:
         """Raise `UnknownElementError` if an atomic number is not among the model's elements."""
         unknown = sorted(set(np.asarray(numbers).tolist()) - set(self.elements))
         if unknown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List
+from typing import TYPE_CHECKING, List
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class BesselBasis(ExactConstants):
     Input any shape, Å; output with one more dimension [n_functions].
     """
 
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        frequencies: Tensor
+
     def __init__(self, n_functions: int, cutoff: float) -> None:
         super().__init__()
         frequencies = math.pi / cutoff * torch.arange(1, n_functions + 1, dtype=torch.float64)
@@ -54,6 +57,13 @@ class NuclearRepulsion(ExactConstants):
     distances [...] in Å and element indices [...] of both atoms; output [...] in eV, the energy
     of the pair.
     """
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        screening: Tensor
+        reach: Tensor
+        strength: Tensor
+        weights: Tensor
+        exponents: Tensor
 
     def __init__(
         self, elements: List[int], cutoff: float = math.inf, coulomb_constant: float = 14.399645

@@ -104,7 +104,7 @@ def test_trajectory_that_is_too_short_or_none_is_refused(tmp_path: Path, suffix:
     with pytest.raises(ValueError, match="holds 1 whole frames, 2 are needed"):
         truncate_frames(path, 2)
     path.write_bytes(b"x" * 200)
-    with pytest.raises(ValueError, match="is not an? (DCD|XTC) file"):
+    with pytest.raises(ValueError, match=r"is not an? (DCD|XTC) file"):
         truncate_frames(path, 1)
 
 
