@@ -1,9 +1,10 @@
 """Stability of a shipped model: energy drift in NVE and whole molecules in NVT, in vacuum.
 
-    python examples/benchmarks/stability.py --nve-ps 20 --nvt-ps 100
+    python examples/benchmarks/stability.py nve
+    python examples/benchmarks/stability.py nvt
 
 Runs the capped alanine of `examples/make_alanine_dipeptide.py` with all atoms ML and writes
-``results/stability.json``.
+``results/stability-nve.json`` or ``results/stability-nvt.json``.
 """
 
 from __future__ import annotations
@@ -89,21 +90,22 @@ def broken_bonds(topology, positions, model, picoseconds: float) -> dict[str, fl
 
 
 def main() -> None:
-    """Run both and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    """Run one of the two and write the result."""
+    parser = argparse.ArgumentParser(description="Energy drift (nve) or whole molecules (nvt).")
+    parser.add_argument("ensemble", choices=["nve", "nvt"])
     parser.add_argument("--model", default="peptide-gfn2-small")
-    parser.add_argument("--nve-ps", type=float, default=20)
-    parser.add_argument("--nvt-ps", type=float, default=100)
+    parser.add_argument("--ps", type=float, help="picoseconds [20 for nve, 100 for nvt]")
     arguments = parser.parse_args()
     topology, positions = alanine_dipeptide()
     model = openmm_les.load_model(arguments.model)
     result = {"model": arguments.model, "molecule": "ACE-ALA-NME", "time_step_fs": 0.5}
-    for precision in ("single", "double"):
-        result[f"nve_{precision}"] = energy_drift(topology, positions, model, precision, arguments.nve_ps)
-        print(precision, result[f"nve_{precision}"])
-    result["nvt"] = broken_bonds(topology, positions, model, arguments.nvt_ps)
-    print(result["nvt"])
-    print(write_result("stability", result))
+    if arguments.ensemble == "nve":
+        for precision in ("single", "double"):
+            result[precision] = energy_drift(topology, positions, model, precision, arguments.ps or 20)
+    else:
+        result["single"] = broken_bonds(topology, positions, model, arguments.ps or 100)
+    print(result)
+    print(write_result(f"stability-{arguments.ensemble}", result))
 
 
 if __name__ == "__main__":

@@ -300,7 +300,12 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             "valid": len(valid_set),
             "labels": "energies and forces",
         },
-        "settings": asdict(settings),
+        # Files by name: where they lay on one machine tells nobody else anything.
+        "settings": {
+            **asdict(settings),
+            "data": [Path(path).name for path in settings.data],
+            "valid": [Path(path).name for path in settings.valid],
+        },
     }
     return LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
 
