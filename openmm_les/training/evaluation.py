@@ -65,7 +65,8 @@ def evaluate_model(
     dtype = next(les_model.parameters()).dtype
     cutoff = cast(float, les_model.backbone.cutoff)
     predictions = predict(les_model, GraphData(configurations, cutoff, dtype=dtype), batch_atoms)
-    results: dict[str, Any] = {"model": str(model), "data": [str(path) for path in data], "split": split}
+    names = [Path(path).name for path in data]
+    results: dict[str, Any] = {"model": Path(model).name, "data": names, "split": split}
     results.update(predictions.summary())
     results["dropped"] = report.dropped
     spread = results["charge_spread_neutral"].get("all", np.inf)
