@@ -230,7 +230,7 @@ def _molecule_charges(
         for force in nonbonded:
             charge = force.getParticleParameters(atom)[0].value_in_unit(unit.elementary_charge)
             sums[molecule] += charge
-    whole = np.round(sums)
+    whole = np.round(sums) + 0.0  # not -0
     odd = np.flatnonzero(np.abs(sums - whole) > _CHARGE_TOLERANCE)
     if len(odd) and (given is None or len(given) != n_molecules):
         first = list(topology.atoms())[atoms[int(np.flatnonzero(molecules == odd[0])[0])]]
