@@ -1,8 +1,9 @@
 """Mechanical embedding: the force field keeps every term but those within the ML region.
 
 Across the border charges and Lennard-Jones act as in the force field, by its own cutoffs and PME.
-Within the region every term of the force field is taken out, the images of the region's charges
-in the mesh included: latent charges have images of their own.
+Within the region every term of the force field is taken out. The images of the region's charges
+cannot be taken out of its mesh; the ML force subtracts their energy (`image_charges`), because latent
+charges have images of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
+import numpy as np
 import openmm
 from openmm import unit
 
@@ -22,7 +24,6 @@ from openmm_les.exceptions import EmbeddingError
 logger = logging.getLogger(__name__)
 
 CONNECTIVITY_NAME = "ML connectivity"
-IMAGES_NAME = "ML images of the force field"
 
 # Terms over named atoms: those with all atoms in the region go.
 _BONDED = {
@@ -47,9 +48,9 @@ _LONG_RANGE = (openmm.NonbondedForce.Ewald, openmm.NonbondedForce.PME, openmm.No
 def remove_internal_terms(mm_system: openmm.System, region: Region) -> openmm.System:
     """Copy of a system without the force field's energy within the region.
 
-    Bonded terms and constraints inside the region go; its pairs become exceptions; where the
-    force field sums over images (PME), the images of the region's charges are subtracted. Bonds of
-    zero strength keep its molecules together for a barostat.
+    Bonded terms and constraints inside the region go; its pairs become exceptions. Bonds of zero
+    strength keep its molecules together for a barostat. What remains are the region's images in the
+    mesh (PME): see `image_charges`.
 
     Parameters
     ----------
@@ -77,7 +78,6 @@ def remove_internal_terms(mm_system: openmm.System, region: Region) -> openmm.Sy
         constraints[:] = [c for c in constraints if not _inside(c, chosen)]
     system = system_from_xml(ElementTree.tostring(root, encoding="unicode"))
     exclude_pairs(system, region.atoms)
-    remove_images(system, region.atoms)
     join_molecules(system, region)
     return system
 
@@ -100,36 +100,19 @@ def exclude_pairs(system: openmm.System, atoms: list[int]) -> None:
                     force.addExclusion(*pair)
 
 
-def remove_images(system: openmm.System, atoms: list[int]) -> None:
-    """Subtract what the periodic images of the charges of ``atoms`` feel of each other by PME.
+def image_charges(system: openmm.System, atoms: list[int]) -> list[float] | None:
+    """Charges of ``atoms`` (e) whose periodic images a force field sums, or None if it sums none.
 
-    With all pairs of ``atoms`` excluded, a NonbondedForce still sums their images in its mesh. A
-    second one that holds nothing but these charges, excluded alike, gives exactly this energy.
+    With all pairs of ``atoms`` excluded, a NonbondedForce with PME still holds the interaction of
+    each charge with the images of all others and of itself.
     """
-    for force in list(system.getForces()):
-        if not isinstance(force, openmm.NonbondedForce) or force.getNonbondedMethod() not in _LONG_RANGE:
-            continue
-        charges = {i: force.getParticleParameters(i)[0] for i in atoms}
-        if all(charge.value_in_unit(unit.elementary_charge) == 0.0 for charge in charges.values()):
-            continue
-        images = openmm.NonbondedForce()
-        ewald = force.getNonbondedMethod() == openmm.NonbondedForce.Ewald
-        images.setNonbondedMethod(openmm.NonbondedForce.Ewald if ewald else openmm.NonbondedForce.PME)
-        # The same splitting and the same mesh, so that their errors cancel too.
-        images.setCutoffDistance(force.getCutoffDistance())
-        images.setEwaldErrorTolerance(force.getEwaldErrorTolerance())
-        images.setPMEParameters(*force.getPMEParameters())
-        images.setUseDispersionCorrection(False)
-        images.setExceptionsUsePeriodicBoundaryConditions(True)
-        for i in range(system.getNumParticles()):
-            images.addParticle(charges.get(i, 0.0), 1.0, 0.0)
-        for i, j in combinations(atoms, 2):
-            images.addException(i, j, 0.0, 1.0, 0.0)
-        difference = openmm.CustomCVForce("-images")
-        difference.addCollectiveVariable("images", images)
-        difference.setForceGroup(force.getForceGroup())
-        difference.setName(IMAGES_NAME)
-        system.addForce(difference)
+    charges = np.zeros(len(atoms))
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce) and force.getNonbondedMethod() in _LONG_RANGE:
+            charges += [
+                force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge) for i in atoms
+            ]
+    return charges.tolist() if charges.any() else None
 
 
 def join_molecules(system: openmm.System, region: Region) -> None:
@@ -181,9 +164,8 @@ def _inside(term: ElementTree.Element, chosen: set[int]) -> bool:
 
 __all__ = [
     "CONNECTIVITY_NAME",
-    "IMAGES_NAME",
     "exclude_pairs",
+    "image_charges",
     "join_molecules",
-    "remove_images",
     "remove_internal_terms",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import openmm
 from openmm import app
 
-from openmm_les.embedding.mechanical import remove_internal_terms
+from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
 from openmm_les.embedding.regions import find_region
 from openmm_les.engine.force import make_force
 from openmm_les.models.model import LESModel
@@ -45,8 +45,8 @@ def create_mixed_system(
     total_charge : e, of the region, or one per molecule of it; None = by the force field's charges
     route : "torchforce", "python" or "auto"; see `openmm_les.engine.routes`
     precision : "single" or "double" arithmetic of the model
-    scalable : adds the global parameter ``lambda_interpolate`` (1), which scales the ML energy; the
-        force field's terms within the region are gone at any value of it
+    scalable : adds the global parameter ``lambda_interpolate`` (1), which scales the energy of the
+        model; the force field's terms within the region are gone at any value of it
     device : torch device of route "python"; TorchForce follows its platform
     force_group : of the ML force
 
@@ -80,6 +80,7 @@ def create_mixed_system(
         scalable=scalable,
         device=device,
         force_group=force_group,
+        image_charges=image_charges(mm_system, region.atoms),
     )
     system.addForce(force)
     return system

@@ -14,7 +14,7 @@ import openmm
 from openmm import app
 from openmmml.mlpotential import MLPotentialImpl
 
-from openmm_les.embedding.mechanical import exclude_pairs, join_molecules, remove_images
+from openmm_les.embedding.mechanical import exclude_pairs, image_charges, join_molecules
 from openmm_les.embedding.mixed import EMBEDDINGS, create_mixed_system
 from openmm_les.embedding.openmmml_entry import PREFIX
 from openmm_les.embedding.regions import find_region
@@ -99,7 +99,7 @@ class LESPotentialImpl(MLPotentialImpl):
                 periodic = system.usesPeriodicBoundaryConditions()
                 if not _EMBEDS:
                     exclude_pairs(system, region.atoms)
-                    remove_images(system, region.atoms)
+                    options["image_charges"] = image_charges(system, region.atoms)
                 join_molecules(system, region)
         force = make_force(
             self.model,

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openmm_les.electrostatics import image_sum
 from openmm_les.engine.pairs import make_pairs
 from openmm_les.graph import Graph
 from openmm_les.models.model import LESModel
-from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
 
 PRECISIONS = {"single": torch.float32, "double": torch.float64}
 LAMBDA_INTERPOLATE = "lambda_interpolate"
@@ -35,6 +36,8 @@ class ForceBoundary(nn.Module):
     molecule_charges : [n_molecules], e
     atoms : [n_ml], indices of the ML atoms among the particles; None = all particles
     dtype : of the model's arithmetic; sums of energies are in double always
+    image_charges : [n_ml], e, charges of a force field that counts what they feel of their periodic
+        images, to be taken out here because latent charges have images of their own
 
     Raises
     ------
@@ -47,6 +50,7 @@ class ForceBoundary(nn.Module):
         numbers: Tensor
         molecules: Tensor
         molecule_charges: Tensor
+        image_charges: Tensor
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class ForceBoundary(nn.Module):
         molecule_charges: Sequence[float],
         atoms: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
+        image_charges: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         model.check_elements(np.asarray(numbers))
@@ -65,12 +70,16 @@ class ForceBoundary(nn.Module):
         self.dtype = dtype
         self.length_factor = ANGSTROM_PER_NM
         self.energy_factor = KJ_PER_MOL_PER_EV
+        self.coulomb_constant = COULOMB_CONSTANT
         indices = range(len(numbers)) if atoms is None else atoms
         self.register_buffer("atoms", torch.tensor(list(indices), dtype=torch.int64))
         self.register_buffer("numbers", torch.tensor(list(numbers), dtype=torch.int64))
         self.register_buffer("molecules", torch.tensor(list(molecules), dtype=torch.int64))
         charges = torch.tensor(list(molecule_charges), dtype=torch.float64)
         self.register_buffer("molecule_charges", charges.to(dtype))
+        self.has_images = image_charges is not None
+        counted = [0.0] * len(numbers) if image_charges is None else image_charges
+        self.register_buffer("image_charges", torch.tensor(list(counted), dtype=torch.float64))
         self.eval()
 
     def compute(
@@ -82,20 +91,33 @@ class ForceBoundary(nn.Module):
         ----------
         positions : [n_particles, 3], nm
         box : [3, 3], nm, rows are vectors; None = isolated
-        strength : scalar factor of energy and forces; None = 1. At 0 the model is not run.
+        strength : scalar factor of the model's energy and forces; None = 1. At 0 it is not run.
         """
         # One exit: TorchScript fails on an early return in front of a `with` block.
         scale = 1.0 if strength is None else float(strength)
         energy = torch.zeros((), dtype=torch.float64, device=positions.device)
-        forces = torch.zeros_like(positions)
+        gradient = torch.zeros((self.atoms.shape[0], 3), dtype=torch.float64, device=positions.device)
         if scale != 0.0:
-            graph = self.graph(positions, box)
-            energy, gradient = self.energy_and_gradient(graph)
-            energy = energy * (scale * self.energy_factor)
-            total = gradient * (-scale * self.energy_factor * self.length_factor)
-            # A force that is not contiguous would be read wrongly, and silently, by TorchForce.
-            forces = forces.index_copy(0, self.atoms, total.to(positions.dtype)).contiguous()
-        return energy, forces
+            of_model, gradient_of_model = self.energy_and_gradient(self.graph(positions, box))
+            energy = scale * of_model
+            gradient = scale * gradient_of_model.to(torch.float64)
+        if self.has_images and box is not None:
+            of_images, gradient_of_images = self.images(positions, box)
+            energy = energy - of_images
+            gradient = gradient - gradient_of_images
+        total = gradient * (-self.energy_factor * self.length_factor)
+        # A force that is not contiguous would be read wrongly, and silently, by TorchForce.
+        forces = torch.zeros_like(positions)
+        forces = forces.index_copy(0, self.atoms, total.to(positions.dtype)).contiguous()
+        return energy * self.energy_factor, forces
+
+    def images(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy (eV) of ``image_charges`` with their periodic images, and its gradient (eV/Å)."""
+        with torch.no_grad():
+            r = positions.index_select(0, self.atoms).to(torch.float64) * self.length_factor
+            cell = box.to(torch.float64) * self.length_factor
+            energy, gradient = image_sum(r - r[0], self.image_charges, cell, self.coulomb_constant)
+        return energy, gradient
 
     def energy_and_gradient(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Energy (eV, double scalar) and its gradient ([n_ml, 3], eV/Å), charge response included.

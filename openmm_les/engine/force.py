@@ -95,6 +95,7 @@ def make_force(
     scalable: bool = True,
     device: str = "auto",
     force_group: int = 0,
+    image_charges: Sequence[float] | None = None,
 ) -> openmm.Force:
     """OpenMM Force that runs a model on all particles of a system or on some of them.
 
@@ -111,6 +112,8 @@ def make_force(
     scalable : adds the global parameter ``lambda_interpolate`` (1), which scales energy and forces
     device : torch device of route "python"; TorchForce follows its platform
     force_group : of the force
+    image_charges : [n_ml], e, charges whose energy with their periodic images is subtracted, at any
+        ``lambda_interpolate``; see `ForceBoundary`
 
     Raises
     ------
@@ -128,7 +131,8 @@ def make_force(
     dtype = PRECISIONS[precision]
     # Since 8.6 OpenMM hands over the ML atoms only; elsewhere the module picks them.
     narrowed = route == "python" and atoms is not None and hasattr(openmm.PythonForce, "setParticles")
-    module = kind(model, numbers, molecules, molecule_charges, None if narrowed else atoms, dtype)
+    chosen = None if narrowed else atoms
+    module = kind(model, numbers, molecules, molecule_charges, chosen, dtype, image_charges)
     _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype, route == "torchforce")
     script = compile_force(module)
     if route == "torchforce":
@@ -162,7 +166,8 @@ def _check_compiled(
 ) -> None:
     """`check_forms` on the first atoms of the system, on a lattice."""
     n = min(len(numbers), _CHECKED_ATOMS)
-    module = kind(model, numbers[:n], molecules[:n], molecule_charges, None, dtype)
+    charges = [0.1 * (-1) ** k for k in range(n)] if kind is PeriodicForce else None
+    module = kind(model, numbers[:n], molecules[:n], molecule_charges, None, dtype, charges)
     box = torch.eye(3, dtype=torch.float64) * 3.0 if kind is PeriodicForce else None
     compile_force(module, trial_positions(n, box), box, optimized)
 

@@ -59,6 +59,7 @@ def create_mm_system(topology: app.Topology, **settings: object) -> openmm.Syste
         "nonbondedMethod": app.PME if periodic else app.NoCutoff,
         "nonbondedCutoff": 0.7 * unit.nanometer,
         "constraints": app.HBonds,
+        "ewaldErrorTolerance": 1e-5,  # the mesh is held against exact sums
         **settings,
     }
     return app.ForceField(*FORCE_FIELD).createSystem(topology, **arguments)

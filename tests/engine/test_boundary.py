@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_les.electrostatics import image_sum
 from openmm_les.engine.boundary import IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import freeze
 from openmm_les.engine.pairs import DENSE_LIMIT, CellListPairs, DensePairs, make_pairs
 from openmm_les.exceptions import UnknownElementError
-from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
+from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
 from tests.engine.builders import BOXES, numerical_forces, quiet_model, water_and_formamide
 
 POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
@@ -26,7 +27,7 @@ def run(force, positions, box=None, *more):
     """Energy and forces as numpy."""
     arguments = [torch.tensor(positions)]
     if box is not None:
-        arguments.append(torch.tensor(box))
+        arguments.append(torch.as_tensor(box))
     energy, forces = force(*arguments, *more)
     return float(energy), forces.numpy()
 
@@ -118,6 +119,26 @@ def test_lambda_zero_takes_the_model_out_even_where_it_fails(frozen, box):
     energy, forces = run(frozen, np.zeros_like(POSITIONS), box, torch.tensor(0.0))
     assert energy == 0.0
     assert (forces == 0.0).all()
+
+
+@pytest.mark.parametrize("name", ["cubic", "triclinic"])
+def test_images_of_given_charges_are_subtracted_at_any_lambda(name):
+    box = torch.tensor(BOXES[name])
+    charges = np.linspace(-0.5, 0.7, 9)
+    parts = (quiet_model(), NUMBERS, MOLECULES, CHARGES, None, torch.float64)
+    without = run(PeriodicForce(*parts), POSITIONS, box)
+    script = torch.jit.script(PeriodicForce(*parts, charges))
+    expected, gradient = image_sum(
+        torch.tensor(10 * POSITIONS), torch.tensor(charges), 10 * box, COULOMB_CONSTANT
+    )
+    for strength in (0.0, 0.5, 1.0):
+        energy, forces = run(script, POSITIONS, box, torch.tensor(strength))
+        assert energy == pytest.approx(
+            strength * without[0] - float(expected) * KJ_PER_MOL_PER_EV, rel=1e-12, abs=1e-9
+        )
+        np.testing.assert_allclose(
+            forces, strength * without[1] + gradient.numpy() * KJ_PER_MOL_PER_EV * 10, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize(
