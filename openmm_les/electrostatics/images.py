@@ -36,7 +36,7 @@ def image_sum(
     charges: Tensor,
     cell: Tensor,
     coulomb_constant: float,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
 ) -> Tuple[Tensor, Tensor]:
     r"""Periodic Coulomb energy of point charges less that of their nearest pairs, and its gradient.
 

@@ -113,54 +113,6 @@ def check_atoms(ml_atoms: Iterable[int], n_particles: int) -> list[int]:
     return atoms
 
 
-def check_region_fits(region: Region, positions: unit.Quantity, box: unit.Quantity) -> None:
-    """Raise `EmbeddingError` if a molecule of the region is wider than half the box.
-
-    Force fields and barostats take nearest images within a molecule: in a box narrower than twice
-    the molecule they would take those of its neighbour in the next cell.
-
-    Parameters
-    ----------
-    region : from `find_region`
-    positions : [n_particles, 3]; molecules may lie across the box's faces
-    box : three box vectors
-    """
-    x = np.array(positions.value_in_unit(unit.nanometer))[region.atoms]
-    cell = np.array(box.value_in_unit(unit.nanometer))
-    widths = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    molecules = np.array(region.molecules)
-    place = {atom: k for k, atom in enumerate(region.atoms)}
-    neighbors: list[list[int]] = [[] for _ in region.atoms]
-    for i, j in region.bonds:
-        neighbors[place[i]].append(place[j])
-        neighbors[place[j]].append(place[i])
-    for molecule in range(molecules.max() + 1):
-        whole = _unwrapped(x, cell, neighbors, int(np.flatnonzero(molecules == molecule)[0]))
-        normals = np.linalg.inv(cell) * widths  # columns: unit normals of the faces
-        extent = np.ptp(whole @ normals, axis=0)
-        if (extent > 0.5 * widths).any():
-            axis = int(np.argmax(extent / widths))
-            raise EmbeddingError(
-                f"molecule {molecule} of the ML region is {extent[axis]:.2f} nm wide, more than half "
-                f"the box ({widths[axis]:.2f} nm along vector {'abc'[axis]}); use a larger box"
-            )
-
-
-def _unwrapped(x: np.ndarray, cell: np.ndarray, neighbors: list[list[int]], start: int) -> np.ndarray:
-    """Positions [n, 3] of the molecule that holds atom ``start``, made whole along its bonds."""
-    placed = {start: x[start]}
-    waiting = [start]
-    inverse = np.linalg.inv(cell)
-    while waiting:
-        i = waiting.pop()
-        for j in neighbors[i]:
-            if j not in placed:
-                step = x[j] - x[i]
-                placed[j] = placed[i] + step - np.round(step @ inverse) @ cell
-                waiting.append(j)
-    return np.array(list(placed.values()))
-
-
 def _check_virtual_sites(topology: app.Topology, system: openmm.System, atoms: list[int]) -> None:
     chosen = set(atoms)
     labels = None
@@ -256,4 +208,4 @@ def _molecule_charges(
     return whole.tolist()
 
 
-__all__ = ["Region", "check_atoms", "check_region_fits", "find_region"]
+__all__ = ["Region", "check_atoms", "find_region"]

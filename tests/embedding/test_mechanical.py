@@ -20,7 +20,8 @@ from tests.engine.builders import (
     quiet_model,
 )
 
-# Names of residues in the region and how many of each; a peptide, ions, water, and all together.
+# Names of residues in the region and how many of each. Peptide and waters lie farther apart than
+# half the box.
 REGIONS = {
     "peptide": (("ACE", "ALA", "NME"), None),
     "cation": (("NA",), 1),

@@ -5,7 +5,7 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from openmm_les.embedding.regions import check_atoms, check_region_fits, find_region
+from openmm_les.embedding.regions import check_atoms, find_region
 from openmm_les.exceptions import EmbeddingError, UnknownElementError
 from tests.embedding.conftest import create_mm_system
 from tests.engine.builders import FORMAMIDE_RESIDUE, WATER_RESIDUE, quiet_model, topology_of
@@ -152,18 +152,6 @@ class TestCharges:
             system.addParticle(1.0)
         region = find_region(self.topology, system, range(9), quiet_model())
         assert region.molecule_charges == [0.0, 0.0]
-
-
-def test_a_region_wider_than_half_the_box(solvated, model):
-    region = find_region(solvated.topology, solvated.mm_system, solvated.peptide, model)
-    positions = solvated.positions.copy()
-    wide = solvated.box * 2
-    check_region_fits(region, positions * unit.nanometer, wide * unit.nanometer)
-    # Atoms on the other side of the box are the same molecule.
-    positions[region.atoms[3]] += wide[0] - wide[2]
-    check_region_fits(region, positions * unit.nanometer, wide * unit.nanometer)
-    with pytest.raises(EmbeddingError, match=r"molecule 0 of the ML region is .* nm wide, more than half"):
-        check_region_fits(region, solvated.positions * unit.nanometer, np.diag([0.9, 5, 5]) * unit.nanometer)
 
 
 def test_the_whole_chain_of_errors_reaches_the_door(solvated, model):
