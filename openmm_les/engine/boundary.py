@@ -151,7 +151,9 @@ class ForceBoundary(nn.Module):
             else:
                 cell = box.to(torch.float64) * self.length_factor
                 centers, neighbors, shifts = self.pairs(r, cell)
-                r = r - r[0]
+                # In steps of 4 Å, so that the origin of a mesh stays where it is while atoms move: its error
+                # depends on it, and forces would no longer be the derivative of the energy.
+                r = r - 4.0 * torch.round(r[0] / 4.0)
                 images = torch.round(r @ torch.linalg.inv(cell))  # [n_ml, 3], whole cell vectors
                 r = r - images @ cell
                 shifts = shifts + images[neighbors] - images[centers]

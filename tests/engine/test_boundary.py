@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_les.electrostatics import image_sum
+from openmm_les.electrostatics import LatentCoulomb, image_sum
 from openmm_les.engine.boundary import IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import freeze
 from openmm_les.engine.pairs import DENSE_LIMIT, CellListPairs, DensePairs, make_pairs
@@ -61,6 +61,20 @@ def test_frozen_forces_are_the_derivative_of_the_frozen_energy(frozen, box):
     model = quiet_model()
     charges = model.evaluate(POSITIONS * 10, np.array(NUMBERS)).latent_charges
     assert np.std(charges) > 0.05
+
+
+@pytest.mark.parametrize("name", ["cubic", "triclinic"])
+def test_forces_are_the_derivative_on_a_mesh_too(name):
+    box = 2.0 * BOXES[name]
+    model = quiet_model()
+    model.electrostatics = LatentCoulomb(method="pme", tolerance=1e-3)
+    force = PeriodicForce(model, NUMBERS, MOLECULES, CHARGES, dtype=torch.float64)
+    # The first atom is the one near which the origin is put.
+    components = [(0, 0), (0, 1), (5, 2)]
+    expected = numerical_forces(lambda x: run(force, x, box)[0], POSITIONS, components)
+    _, forces = run(force, POSITIONS, box)
+    found = np.array([forces[i, k] for i, k in components])
+    assert np.abs(found - expected).max() < 1e-6 * np.abs(forces).max()
 
 
 def test_frozen_equals_eager_over_repeated_calls(frozen, box):
