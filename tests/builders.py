@@ -111,6 +111,7 @@ def small_model(
     dtype: torch.dtype = torch.float64,
     electrostatics: LatentCoulomb | None = None,
     reference_energies: list[float] | None = None,
+    charge_scale: float = 1.0,
     **arguments,
 ) -> LESModel:
     """Untrained `LESModel` around `small_backbone`."""
@@ -121,4 +122,4 @@ def small_model(
         torch.nn.init.normal_(head.output.weight, std=0.3)  # silent at the start: make it count
         head = head.to(dtype)
     solver = LatentCoulomb() if electrostatics is None else electrostatics
-    return LESModel(backbone, head, solver, ELEMENTS, reference_energies)
+    return LESModel(backbone, head, solver, ELEMENTS, reference_energies, charge_scale)

@@ -79,7 +79,7 @@ class PythonForceFunction:
         except torch.jit.Error as error:
             # The last line is our own message, above it stands a TorchScript stack.
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
-        return float(energy), forces.cpu().numpy()
+        return float(energy.detach()), forces.detach().cpu().numpy()
 
 
 def make_force(

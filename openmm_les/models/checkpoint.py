@@ -59,6 +59,7 @@ def save_model(model: LESModel, path: Union[str, Path], metadata: Optional[Mappi
         "backbone": _describe(model.backbone, BACKBONES),
         "charge_head": _describe(model.charge_head, CHARGE_HEADS),
         "electrostatics": _describe(model.electrostatics, ELECTROSTATICS),
+        "charge_scale": model.charge_scale,
         "versions": {p: version(p) for p in ("openmm-les", "torch", "safetensors")},
         "metadata": dict(metadata if metadata is not None else model.metadata),
     }
@@ -159,6 +160,7 @@ def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) 
             _construct(description["charge_head"], CHARGE_HEADS),
             _construct(description["electrostatics"], ELECTROSTATICS),
             list(description["elements"]),
+            charge_scale=float(description.get("charge_scale", 1.0)),
         )
         model = model.to(_DTYPES[description["dtype"]])
         model.load_state_dict(weights)

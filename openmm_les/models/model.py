@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Union, cast
 
@@ -13,6 +14,7 @@ from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import symbol
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph, configuration_index
+from openmm_les.models.heads import conserve_charge
 from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
 from openmm_les.neighbors import single_graph
 
@@ -58,6 +60,7 @@ class LESModel(nn.Module):
     electrostatics : `LatentCoulomb` or a module with its signature
     elements : atomic numbers the model knows, ascending
     reference_energies : eV per atom of each element, added to the short-range energy
+    charge_scale : sign and size by which latent charges become physical ones, see `physical_charges`
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
@@ -70,8 +73,12 @@ class LESModel(nn.Module):
         electrostatics: LatentCoulomb,
         elements: List[int],
         reference_energies: Optional[List[float]] = None,
+        charge_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not (charge_scale != 0.0 and math.isfinite(charge_scale)):
+            raise ValueError(f"`charge_scale` must be finite and not zero, got {charge_scale}")
+        self.charge_scale = float(charge_scale)
         self.backbone = backbone
         self.charge_head = charge_head
         self.electrostatics = electrostatics
@@ -125,6 +132,18 @@ class LESModel(nn.Module):
             potentials.append(potential)
             gradients.append(gradient)
         return Prediction(short, torch.stack(energies), charges, torch.cat(potentials), torch.cat(gradients))
+
+    @torch.jit.export
+    def physical_charges(self, latent_charges: Tensor, graph: Graph) -> Tensor:
+        """Charges as MM charges, fields and dipoles meet them, [n_atoms] in e.
+
+        Among themselves latent charges may have either sign, a factor such as 1/√ε∞ and a net charge
+        that no molecule has. ``charge_scale`` takes out the first two, an even shift of each
+        molecule's atoms the last. For a model that conserves charge, at scale 1, these are the
+        latent charges.
+        """
+        charges = self.charge_scale * latent_charges
+        return conserve_charge(charges, torch.ones_like(charges), graph.molecules, graph.molecule_charges)
 
     @torch.jit.unused
     def check_elements(self, numbers: Union[Sequence[int], np.ndarray]) -> None:

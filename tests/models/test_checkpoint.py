@@ -21,7 +21,8 @@ METADATA = {"name": "test", "level_of_theory": "GFN2-xTB", "errors": {"force_mae
 
 def build(dtype: torch.dtype = torch.float32):
     solver = LatentCoulomb(0.7, 14.3, k_cutoff=3.0, self_interaction=True, tolerance=1e-4)
-    return small_model(3, dtype, solver, REFERENCES, cutoff=3.7, mean_neighbors=7.0, n_layers=1).eval()
+    sizes = dict(cutoff=3.7, mean_neighbors=7.0, n_layers=1)
+    return small_model(3, dtype, solver, REFERENCES, -1.25, **sizes).eval()
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_round_trip_is_exact(tmp_path, dtype, default):
     assert loaded.reference_energies[17] == REFERENCES[-1]
     assert loaded.metadata == METADATA
     assert loaded.elements == ELEMENTS
+    assert loaded.charge_scale == model.charge_scale == -1.25
     for part in ("backbone", "charge_head", "electrostatics"):
         assert getattr(loaded, part).config() == getattr(model, part).config()
     for positions, numbers, cell in (

@@ -441,3 +441,31 @@ def test_model_takes_any_backbone_with_the_interface():
     found = model.evaluate(WATER, WATER_NUMBERS)
     squares = [np.sum((WATER[i] - WATER[j]) ** 2) for i in range(3) for j in range(3)]
     assert found.energy_short_range == pytest.approx(sum(squares))
+
+
+# --- physical charges -------------------------------------------------------------------------
+
+
+def test_physical_charges_of_a_conserving_model_are_the_latent_ones():
+    graph = two_waters(4.0)
+    charges = MODEL(graph).latent_charges
+    torch.testing.assert_close(MODEL.physical_charges(charges, graph), charges, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("form", [lambda model: model, torch.jit.script])
+def test_physical_charges_have_the_sign_and_the_totals_of_molecules(form):
+    model = small_model(charge_scale=-1.5)
+    graph = make_graph(
+        [TWO_WATERS], [WATER_NUMBERS * 2], molecules=[[0] * 3 + [1] * 3], charges=[[1.0, -2.0]]
+    )
+    raw = torch.tensor([0.7, -0.2, -0.3, 0.5, -0.5, 0.3], dtype=torch.float64)
+    charges = form(model).physical_charges(raw, graph)
+    torch.testing.assert_close(charges.view(2, 3).sum(1), graph.molecule_charges)
+    change = (charges + 1.5 * raw).view(2, 3)  # one shift for each molecule
+    torch.testing.assert_close(change, change.mean(1, keepdim=True).expand(2, 3))
+
+
+@pytest.mark.parametrize("scale", [0.0, math.nan, math.inf])
+def test_charge_scale_that_is_none(scale):
+    with pytest.raises(ValueError, match="`charge_scale` must be finite and not zero, got"):
+        small_model(charge_scale=scale)
