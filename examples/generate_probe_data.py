@@ -1,0 +1,202 @@
+"""Labels molecules in the field of distant probes with GFN2-xTB, out of reach of a short-range model.
+
+    python examples/generate_probe_data.py gfn2.h5 probes.h5
+
+Forces of molecules at contact hardly tell short range from long range, so that charges learned from
+them alone stay near where they started. Here a molecule from the given file meets one or two others,
+mostly ions, at 4.6 to 10 Å: beyond the cutoff of the model (4.5 Å) all of their interaction is the
+Coulomb energy of the latent charges, and ordinary forces and energies determine these. Needs the
+extra `data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from ase.units import Bohr, Hartree
+from rich.progress import Progress
+from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
+from tblite.interface import Calculator
+
+from openmm_les.molecules import connected_molecules, covalent_bonds, formal_charges
+
+NEAREST, FARTHEST = 4.6, 10.0  # Å, between the closest atoms of two molecules
+LARGEST = 40  # atoms of a molecule, 16 of a probe
+LARGEST_PROBE = 16
+ION_SHARE = 0.7  # of the probes
+STRAY_CHARGE = 0.05  # e; configurations where xTB moves more charge between molecules are dropped
+# How often molecules are drawn from each group of the source file; others as "des_monomer".
+WEIGHTS = {"capped_amino_acid_md": 1.0, "des_monomer": 1.0, "water_cluster": 6.0, "amino_acid_ligand": 1.0}
+UNITS = "positions Angstrom; energy eV; forces eV/Angstrom; dipole e*Angstrom"
+
+
+class Molecule(NamedTuple):
+    """One molecule or small cluster of the source file."""
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    """[n, 3], Å, about their mean"""
+    charge: float
+    """e"""
+    name: str
+
+
+def read_molecules(path: Path, split: str) -> tuple[list[Molecule], np.ndarray]:
+    """Molecules of a split of a file, and the weight with which each is drawn, [n]."""
+    molecules, weights = [], []
+    with h5py.File(path, "r") as file:
+        data = {key: file[key][()] for key in file}
+    for i in np.flatnonzero(data["split"].astype(str) == split):
+        atoms = slice(data["offsets"][i], data["offsets"][i + 1])
+        if data["cell"][i].any():
+            continue
+        numbers, positions = data["atomic_numbers"][atoms].astype(int), data["positions"][atoms]
+        group, name = data["group"][i].decode(), data["name"][i].decode()
+        bonds = covalent_bonds(positions, numbers)
+        of_atom = connected_molecules(bonds, len(numbers))
+        charges = formal_charges(numbers, bonds)
+        if np.isnan(charges).any() or charges.sum() != data["total_charge"][i]:
+            continue
+        weight = WEIGHTS.get(group, 1.0)
+        parts = [of_atom == m for m in range(len(charges))]
+        if len(numbers) <= LARGEST:
+            parts.append(np.ones(len(numbers), dtype=bool))  # a cluster counts as a molecule, too
+        for part in parts if len(charges) > 1 else parts[:1]:
+            if part.sum() <= LARGEST:
+                x = positions[part] - positions[part].mean(0)
+                charge = float(charges[np.unique(of_atom[part])].sum())
+                molecules.append(Molecule(numbers[part], x, charge, name.split("/")[0]))
+                weights.append(weight / len(parts))
+    molecules.append(Molecule(np.array([17]), np.zeros((1, 3)), -1.0, "chloride"))
+    weights.append(0.0)
+    return molecules, np.array(weights) / np.sum(weights)
+
+
+def placed(probe: Molecule, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions of a turned probe whose closest atom is at a random distance from ``others``, Å."""
+    turned = probe.positions @ Rotation.random(rng=rng).as_matrix().T
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    # Evenly in 1/r: fields and their gradients decay.
+    wanted = 1.0 / rng.uniform(1.0 / FARTHEST, 1.0 / NEAREST)
+    low, high = 0.0, 100.0
+    # From outside inwards: the outermost place where the distance is the wanted one.
+    steps = np.linspace(high, low, 801)
+    gaps = np.array([cdist(turned + s * direction, others).min() for s in steps])
+    first = int(np.argmax(gaps < wanted))
+    low, high = steps[first], steps[first - 1]
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        if cdist(turned + middle * direction, others).min() < wanted:
+            low = middle
+        else:
+            high = middle
+    return turned + high * direction
+
+
+def label(numbers: np.ndarray, positions: np.ndarray, charge: float) -> dict[str, np.ndarray]:
+    """Energy (eV), forces (eV/Å), dipole (e·Å) and Mulliken charges (e) by GFN2-xTB."""
+    calculator = Calculator("GFN2-xTB", numbers, positions / Bohr, charge)
+    calculator.set("verbosity", 0)
+    result = calculator.singlepoint()
+    return {
+        "energy": result.get("energy") * Hartree,
+        "forces": -result.get("gradient") * Hartree / Bohr,
+        "dipole": result.get("dipole") * Bohr,
+        "charges": result.get("charges"),
+    }
+
+
+def configurations(path: Path, split: str, count: int, seed: int, progress: Progress) -> dict[str, list]:
+    """``count`` labelled configurations from the molecules of one split."""
+    rng = np.random.default_rng([seed, len(split)])
+    molecules, weights = read_molecules(path, split)
+    small = [m for m in molecules if len(m.numbers) <= LARGEST_PROBE]
+    ions, neutral = [m for m in small if m.charge], [m for m in small if not m.charge]
+    rows: dict[str, list] = {key: [] for key in ("numbers", "positions", "energy", "forces", "dipole")}
+    rows.update(total_charge=[], name=[], split=[])
+    task = progress.add_task(split, total=count)
+    while len(rows["energy"]) < count:
+        parts = [molecules[rng.choice(len(molecules), p=weights)]]
+        positions = parts[0].positions
+        for _ in range(rng.integers(1, 3)):
+            kind = ions if rng.random() < ION_SHARE else neutral
+            # Chloride one time in five: simple, and close in where others are not.
+            probe = molecules[-1] if kind is ions and rng.random() < 0.2 else kind[rng.integers(len(kind))]
+            positions = np.concatenate([positions, placed(probe, positions, rng)])
+            parts.append(probe)
+        numbers = np.concatenate([p.numbers for p in parts])
+        charge = sum(p.charge for p in parts)
+        if abs(charge) > 2:
+            continue
+        try:
+            labels = label(numbers, positions, charge)
+        except RuntimeError:  # no self-consistency
+            continue
+        ends = np.cumsum([len(p.numbers) for p in parts])
+        found = np.add.reduceat(labels.pop("charges"), np.concatenate([[0], ends[:-1]]))
+        if np.abs(found - [p.charge for p in parts]).max() > STRAY_CHARGE:
+            continue
+        for key, value in dict(numbers=numbers, positions=positions, **labels).items():
+            rows[key].append(value)
+        rows["total_charge"].append(charge)
+        rows["name"].append(f"{parts[0].name}/{'+'.join(p.name for p in parts[1:])}")
+        rows["split"].append(split)
+        progress.advance(task)
+    return rows
+
+
+def write(path: Path, rows: dict[str, list]) -> None:
+    """The file, in the layout that `openmm-les train` reads."""
+    n = len(rows["energy"])
+    unfinished = path.with_name(path.name + ".unfinished")
+    with h5py.File(unfinished, "w") as file:
+        file.attrs["level"] = f"GFN2-xTB (tblite {version('tblite')})"
+        file.attrs["units"] = UNITS
+        file["offsets"] = np.concatenate([[0], np.cumsum([len(x) for x in rows["numbers"]])])
+        file["atomic_numbers"] = np.concatenate(rows["numbers"]).astype(np.uint8)
+        file["positions"] = np.concatenate(rows["positions"]).astype(np.float32)
+        file["forces"] = np.concatenate(rows["forces"]).astype(np.float32)
+        file["energy"] = np.array(rows["energy"], dtype=np.float64)
+        file["dipole"] = np.array(rows["dipole"])
+        file["total_charge"] = np.array(rows["total_charge"]).astype(np.int8)
+        file["cell"] = np.zeros((n, 3, 3))
+        file["group"] = np.full(n, b"probes")
+        file["name"] = np.char.encode(rows["name"])
+        file["split"] = np.char.encode(rows["split"])
+    unfinished.replace(path)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path, help="HDF5 file with the molecules")
+    parser.add_argument("file", type=Path, help="HDF5 file to write; must not exist")
+    parser.add_argument("--count", type=int, default=5000, help="configurations to train on")
+    parser.add_argument("--held-out", type=int, default=300, help="to validate and to test on, each")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.count < 1 or options.held_out < 1:
+        parser.error("--count and --held-out must be positive")
+    if options.file.exists():
+        parser.error(f"{options.file} exists")
+    counts = {"train": options.count, "valid": options.held_out, "test": options.held_out}
+    rows: dict[str, list] = {}
+    with Progress() as progress, contextlib.redirect_stdout(io.StringIO()):
+        for split, count in counts.items():
+            part = configurations(options.source, split, count, options.seed, progress)
+            rows = {key: rows.get(key, []) + part[key] for key in part}
+    write(options.file, rows)
+    print(f"{len(rows['energy'])} configurations in {options.file}")
+
+
+if __name__ == "__main__":
+    main()
