@@ -4,9 +4,10 @@
 
 Forces of molecules at contact hardly tell short range from long range, so that charges learned from
 them alone stay near where they started. Here a molecule from the given file meets one or two others,
-mostly ions, at 4.6 to 10 Å: beyond the cutoff of the model (4.5 Å) all of their interaction is the
-Coulomb energy of the latent charges, and ordinary forces and energies determine these. Needs the
-extra `data`.
+mostly ions, at 5.5 to 12 Å: beyond the cutoff of the model (4.5 Å) all of their interaction is the
+Coulomb energy of the latent charges, and ordinary forces and energies determine these. Cations and
+anions come equally often, so that what they induce, which fixed multipoles cannot show, averages out.
+Needs the extra `data`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 from ase.units import Bohr, Hartree
+from rich.console import Console
 from rich.progress import Progress
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
@@ -28,7 +30,7 @@ from tblite.interface import Calculator
 
 from openmm_les.molecules import connected_molecules, covalent_bonds, formal_charges
 
-NEAREST, FARTHEST = 4.6, 10.0  # Å, between the closest atoms of two molecules
+NEAREST, FARTHEST = 5.5, 12.0  # Å, between the closest atoms of two molecules
 LARGEST = 40  # atoms of a molecule, 16 of a probe
 LARGEST_PROBE = 16
 ION_SHARE = 0.7  # of the probes
@@ -75,8 +77,10 @@ def read_molecules(path: Path, split: str) -> tuple[list[Molecule], np.ndarray]:
                 charge = float(charges[np.unique(of_atom[part])].sum())
                 molecules.append(Molecule(numbers[part], x, charge, name.split("/")[0]))
                 weights.append(weight / len(parts))
-    molecules.append(Molecule(np.array([17]), np.zeros((1, 3)), -1.0, "chloride"))
-    weights.append(0.0)
+    # Anions are rare in peptides' surroundings: a tenth of the ions is chloride.
+    n_ions = sum(m.charge != 0.0 for m in molecules)
+    molecules += [Molecule(np.array([17]), np.zeros((1, 3)), -1.0, "chloride")] * max(1, n_ions // 10)
+    weights += [0.0] * (len(molecules) - len(weights))
     return molecules, np.array(weights) / np.sum(weights)
 
 
@@ -85,8 +89,7 @@ def placed(probe: Molecule, others: np.ndarray, rng: np.random.Generator) -> np.
     turned = probe.positions @ Rotation.random(rng=rng).as_matrix().T
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    # Evenly in 1/r: fields and their gradients decay.
-    wanted = 1.0 / rng.uniform(1.0 / FARTHEST, 1.0 / NEAREST)
+    wanted = rng.uniform(NEAREST, FARTHEST)
     low, high = 0.0, 100.0
     # From outside inwards: the outermost place where the distance is the wanted one.
     steps = np.linspace(high, low, 801)
@@ -120,7 +123,7 @@ def configurations(path: Path, split: str, count: int, seed: int, progress: Prog
     rng = np.random.default_rng([seed, len(split)])
     molecules, weights = read_molecules(path, split)
     small = [m for m in molecules if len(m.numbers) <= LARGEST_PROBE]
-    ions, neutral = [m for m in small if m.charge], [m for m in small if not m.charge]
+    kinds = [[m for m in small if np.sign(m.charge) == sign] for sign in (-1, 0, 1)]
     rows: dict[str, list] = {key: [] for key in ("numbers", "positions", "energy", "forces", "dipole")}
     rows.update(total_charge=[], name=[], split=[])
     task = progress.add_task(split, total=count)
@@ -128,9 +131,8 @@ def configurations(path: Path, split: str, count: int, seed: int, progress: Prog
         parts = [molecules[rng.choice(len(molecules), p=weights)]]
         positions = parts[0].positions
         for _ in range(rng.integers(1, 3)):
-            kind = ions if rng.random() < ION_SHARE else neutral
-            # Chloride one time in five: simple, and close in where others are not.
-            probe = molecules[-1] if kind is ions and rng.random() < 0.2 else kind[rng.integers(len(kind))]
+            kind = kinds[rng.choice(3, p=[0.5 * ION_SHARE, 1.0 - ION_SHARE, 0.5 * ION_SHARE])]
+            probe = kind[rng.integers(len(kind))]
             positions = np.concatenate([positions, placed(probe, positions, rng)])
             parts.append(probe)
         numbers = np.concatenate([p.numbers for p in parts])
@@ -190,7 +192,8 @@ def main() -> None:
         parser.error(f"{options.file} exists")
     counts = {"train": options.count, "valid": options.held_out, "test": options.held_out}
     rows: dict[str, list] = {}
-    with Progress() as progress, contextlib.redirect_stdout(io.StringIO()):
+    # tblite prints its version.
+    with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
         for split, count in counts.items():
             part = configurations(options.source, split, count, options.seed, progress)
             rows = {key: rows.get(key, []) + part[key] for key in part}

@@ -25,6 +25,10 @@ def train(
     valid: Annotated[
         list[Path] | None, typer.Option(help="Validation data instead of a split.", show_default=False)
     ] = None,
+    init: Annotated[
+        str,
+        typer.Option(help="Model to train further, by name or file; its sizes replace those given."),
+    ] = "",
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", show_default=False)] = None,
     max_steps: Annotated[int | None, typer.Option(help="Steps to take.", show_default=False)] = None,
     max_minutes: Annotated[
@@ -85,6 +89,8 @@ def train(
             raise ValueError("give data files and --output, or --resume a run")
         for key in ("resume", "output"):
             del given[key]
+        if init and Path(init).is_file():
+            given["init"] = str(Path(init).resolve())
         given["data"] = tuple(str(path.resolve()) for path in data)
         given["valid"] = tuple(str(path.resolve()) for path in valid or [])
         finished = trainer.train(TrainingSettings(**given), output)

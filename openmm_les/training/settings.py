@@ -18,6 +18,8 @@ class TrainingSettings:
     """files, as `read_configurations` takes them"""
     valid: tuple[str, ...] = ()
     """files used for validation; empty: the files' own split, or a part held out by molecule"""
+    init: str = ""
+    """a model to train further, by name or file: its architecture, smearing and charge head go on"""
     max_steps: int | None = None
     max_minutes: float | None = None
     """wall time of training, interruptions not counted"""

@@ -20,11 +20,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.exceptions import DataError, RunError
-from openmm_les.models.checkpoint import save_model
-from openmm_les.models.equivariant import EquivariantBackbone
-from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.checkpoint import load_model, save_model
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import Batch, Batches, GraphData, TrainingStream
 from openmm_les.training.data import (
@@ -41,11 +38,13 @@ from openmm_les.training.metrics import SMALL_CHARGES, Predictions
 from openmm_les.training.optimizer import MuonAdamW, learning_rate_factor, split_parameters
 from openmm_les.training.recorder import LAST, Interrupted, Recorder
 from openmm_les.training.settings import TrainingSettings
+from openmm_les.training.starting_model import build_model, refit_reference_energies, trained_model
 
 logger = logging.getLogger(__name__)
 
 MODEL = "model.safetensors"
 SETTINGS = "settings.json"
+INITIAL = "initial.safetensors"
 
 
 class LESTraining(pl.LightningModule):
@@ -133,7 +132,8 @@ class LESTraining(pl.LightningModule):
             group["lr"] = s.learning_rate * learning_rate_factor(
                 self.trainer.global_step, progress, s.warm_up
             )
-        self.model.charge_head.requires_grad_(progress >= s.charge_start)
+        # A trained head goes on from the first step.
+        self.model.charge_head.requires_grad_(bool(s.init) or progress >= s.charge_start)
         weight = s.energy_weight * (s.late_energy_factor if progress >= s.late_start else 1.0)
         _, energy, forces = predict_with_forces(self.model, batch, train=True)
         losses = energy_force_loss(energy, forces, batch, weight)
@@ -218,27 +218,6 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     return update
 
 
-def build_model(
-    settings: TrainingSettings, elements: list[int], reference_energies: np.ndarray, mean_neighbors: float
-) -> LESModel:
-    """An untrained model; the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        backbone = EquivariantBackbone(
-            elements,
-            cutoff=settings.cutoff,
-            n_channels=settings.channels,
-            n_message=settings.message_channels,
-            n_layers=settings.layers,
-            mean_neighbors=mean_neighbors,
-        )
-        head = LatentChargeHead(elements, backbone.n_features)
-    model = LESModel(
-        backbone, head, LatentCoulomb(settings.smearing), elements, [float(e) for e in reference_energies]
-    )
-    return model.double() if settings.dtype == "float64" else model
-
-
 def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurations, Configurations]:
     """Training and validation configurations, checked; the report goes to ``console``.
 
@@ -277,9 +256,14 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
     train_set, valid_set = load_data(settings, console)
     elements = sorted(set(train_set.numbers.tolist()))
     dtype = getattr(torch, settings.dtype)
+    initial: LESModel | None = None
+    if settings.init:
+        copy = directory / INITIAL  # kept by the run, for when it is resumed
+        initial = trained_model(copy if copy.is_file() else settings.init, elements, dtype)
+    cutoff = settings.cutoff if initial is None else initial.cutoff
     with console.status("finding neighbours"):
-        train_graphs = GraphData(train_set, settings.cutoff, dtype=dtype)
-        valid_graphs = GraphData(valid_set, settings.cutoff, dtype=dtype)
+        train_graphs = GraphData(train_set, cutoff, dtype=dtype)
+        valid_graphs = GraphData(valid_set, cutoff, dtype=dtype)
     if train_graphs.n_unresolved:
         _say(
             console,
@@ -287,8 +271,14 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             "conserved as a whole",
         )
     mean_neighbors = train_graphs.centers.numel() / len(train_set.numbers)
-    references = fit_reference_energies(train_set, elements)
-    model = build_model(settings, elements, references, max(1.0, round(mean_neighbors, 1)))
+    if initial is None:
+        references = fit_reference_energies(train_set, elements)
+        model = build_model(settings, elements, references, max(1.0, round(mean_neighbors, 1)))
+    else:
+        model = initial
+        with console.status("fitting reference energies"):
+            shift = refit_reference_energies(model, train_graphs, settings.seed)
+        _say(console, f"starting from {Path(settings.init).name}; reference energies shift by {shift:.3g} eV")
     n_parameters = sum(p.numel() for p in model.parameters())
     _say(console, f"{n_parameters} parameters, {mean_neighbors:.1f} neighbours per atom")
     metadata = {
@@ -305,6 +295,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             **asdict(settings),
             "data": [Path(path).name for path in settings.data],
             "valid": [Path(path).name for path in settings.valid],
+            "init": Path(settings.init).name,
         },
     }
     return LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
@@ -339,6 +330,8 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     if not resume:
         settings.write(directory / SETTINGS)
+        if settings.init:
+            save_model(load_model(settings.init), directory / INITIAL)
     recorder = Recorder(directory, settings.save_minutes, console)
     with _quiet_lightning(), _stop_on_interrupt(recorder):
         trainer = pl.Trainer(
@@ -415,4 +408,4 @@ def _stop_on_interrupt(recorder: Recorder) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-__all__ = ["LESTraining", "build_model", "load_data", "resume_training", "train"]
+__all__ = ["LESTraining", "load_data", "resume_training", "train"]

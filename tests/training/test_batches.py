@@ -10,7 +10,7 @@ from openmm_les.neighbors import all_pairs
 from openmm_les.training.batches import Batches, GraphData, TrainingStream, epoch_batches
 from openmm_les.training.loss import predict_with_forces
 from openmm_les.training.settings import TrainingSettings
-from openmm_les.training.trainer import build_model
+from openmm_les.training.starting_model import build_model
 from tests.training.toy import toy_configurations
 
 CUTOFF = 4.0

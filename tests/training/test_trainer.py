@@ -172,3 +172,48 @@ def test_settings_survive_writing(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({**values, "colour": "red"}))
     with pytest.raises(DataError, match="unknown settings: colour"):
         TrainingSettings.read(tmp_path / "settings.json")
+
+
+def test_a_run_starts_from_another_ones_model_at_another_level(data, tmp_path):
+    first = TrainingSettings(data=(data,), max_steps=60, validate_every=60, **SMALL)
+    assert train(first, tmp_path / "first", console=_quiet())
+    error = float(_rows(tmp_path / "first")[-1]["valid_force_mae"])
+    # Labels of another method: the same forces, 7 eV more for each oxygen.
+    shifted = toy_configurations(24)
+    shifted.energy += 7.0 * np.add.reduceat(shifted.numbers == 8, shifted.offsets[:-1])
+    other = str(write_hdf5(tmp_path / "other.h5", shifted))
+    model = tmp_path / "first" / MODEL
+    settings = TrainingSettings(
+        data=(other,), init=str(model), max_steps=2, validate_every=2, **{**SMALL, "cutoff": 3.0}
+    )
+    assert train(settings, tmp_path / "second", console=_quiet())
+    row = _rows(tmp_path / "second")[-1]
+    assert float(row["valid_force_mae"]) < 1.5 * error
+    assert float(row["valid_energy_mae"]) < 0.1
+    assert read_description(tmp_path / "second" / MODEL)["backbone"]["cutoff"] == 4.0
+    assert read_description(tmp_path / "second" / MODEL)["metadata"]["settings"]["init"] == MODEL
+
+
+def test_a_started_run_resumes_without_the_model_it_started_from(data, tmp_path):
+    first = TrainingSettings(data=(data,), max_steps=2, validate_every=2, **SMALL)
+    assert train(first, tmp_path / "first", console=_quiet())
+    model = tmp_path / "first" / MODEL
+    settings = TrainingSettings(data=(data,), init=str(model), max_steps=4, validate_every=2, **SMALL)
+    assert train(settings, tmp_path / "second", console=_quiet())
+    model.unlink()
+    done = json.loads((tmp_path / "second" / "settings.json").read_text())
+    (tmp_path / "second" / "settings.json").write_text(json.dumps({**done, "max_steps": 6}))
+    assert resume_training(tmp_path / "second", console=_quiet())
+    assert int(_rows(tmp_path / "second")[-1]["step"]) == 6
+
+
+def test_a_model_is_not_trained_on_elements_it_does_not_know(data, tmp_path):
+    first = TrainingSettings(data=(data,), max_steps=2, validate_every=2, **SMALL)
+    assert train(first, tmp_path / "first", console=_quiet())
+    c = toy_configurations(24)
+    c.numbers[c.numbers == 1] = 9
+    other = str(write_hdf5(tmp_path / "other.h5", c))
+    settings = TrainingSettings(data=(other,), init=str(tmp_path / "first" / MODEL), max_steps=2, **SMALL)
+    with pytest.raises(DataError, match=r"the data hold F, which model.safetensors does not know .*H, O"):
+        train(settings, tmp_path / "second", console=_quiet())
+    assert not (tmp_path / "second").exists()

@@ -1,0 +1,80 @@
+"""The model a run starts from: untrained, or one that was trained before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from openmm_les.electrostatics import LatentCoulomb
+from openmm_les.elements import symbol
+from openmm_les.exceptions import DataError
+from openmm_les.models.checkpoint import load_model
+from openmm_les.models.equivariant import EquivariantBackbone
+from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.model import LESModel
+from openmm_les.training.batches import GraphData
+from openmm_les.training.data import Configurations, fit_reference_energies
+from openmm_les.training.metrics import predict
+from openmm_les.training.settings import TrainingSettings
+
+_SAMPLE = 300  # configurations from which reference energies are refitted
+
+
+def build_model(
+    settings: TrainingSettings, elements: list[int], reference_energies: np.ndarray, mean_neighbors: float
+) -> LESModel:
+    """An untrained model; the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        backbone = EquivariantBackbone(
+            elements,
+            cutoff=settings.cutoff,
+            n_channels=settings.channels,
+            n_message=settings.message_channels,
+            n_layers=settings.layers,
+            mean_neighbors=mean_neighbors,
+        )
+        head = LatentChargeHead(elements, backbone.n_features)
+    model = LESModel(
+        backbone, head, LatentCoulomb(settings.smearing), elements, [float(e) for e in reference_energies]
+    )
+    return model.double() if settings.dtype == "float64" else model
+
+
+def trained_model(name_or_path: str | Path, elements: list[int], dtype: torch.dtype) -> LESModel:
+    """A model to train further, in ``dtype``.
+
+    Raises
+    ------
+    CheckpointError
+        No such model.
+    DataError
+        The data hold elements that it does not know.
+    """
+    model = load_model(name_or_path)
+    new = sorted(set(elements) - set(model.elements))
+    if new:
+        raise DataError(
+            f"the data hold {', '.join(map(symbol, new))}, which {Path(name_or_path).name} does not know (it "
+            f"knows {', '.join(map(symbol, model.elements))}); new elements need a model trained from scratch"
+        )
+    return model.to(dtype).train()
+
+
+def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> float:
+    """Shift a model's reference energies to the level of theory of ``data``; the largest shift, eV.
+
+    Total energies of two methods differ by far more per atom than anything that training could bridge.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(data))[:_SAMPLE]
+    sample: Configurations = data.configurations.select(np.sort(drawn))
+    predicted = predict(model, GraphData(sample, model.cutoff, dtype=data.dtype)).energy
+    sample.energy = sample.energy - predicted
+    shifts = fit_reference_energies(sample, model.elements)
+    model.reference_energies[torch.tensor(model.elements)] += torch.from_numpy(shifts)
+    return float(np.abs(shifts).max())
+
+
+__all__ = ["build_model", "refit_reference_energies", "trained_model"]
