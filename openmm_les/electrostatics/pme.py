@@ -467,7 +467,6 @@ class ParticleMesh(nn.Module):
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
         table: Tensor
-        stored_cell: Tensor
 
     def __init__(
         self,
@@ -482,10 +481,11 @@ class ParticleMesh(nn.Module):
         self.k_cutoff = k_cutoff
         self.order, self.spacing = tune_mesh(tolerance, smearing)
         self.register_buffer("table", spline_table(self.order, 1), persistent=False)
-        # Not part of the model's state: the cell of the last call and its tables.
-        self.register_buffer("stored_cell", torch.zeros((3, 3), dtype=torch.float64), persistent=False)
-        self.register_buffer("influence", torch.zeros(0), persistent=False)
-        self.register_buffer("self_terms", torch.zeros(0), persistent=False)
+        # The cell of the last call and its tables. No buffers: their shapes follow the cell, and what
+        # copies buffers between modules (averaging of weights, DDP) would tear them apart.
+        self.stored_cell = torch.zeros((3, 3), dtype=torch.float64)
+        self.influence = torch.zeros(0)
+        self.self_terms = torch.zeros(0)
 
     def forward(self, positions: Tensor, charges: Tensor, cell: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy, potential and gradient as `pme_sum` returns them."""

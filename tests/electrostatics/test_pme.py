@@ -264,6 +264,18 @@ def test_tables_are_no_weights():
     assert LatentCoulomb().state_dict() == {}
 
 
+def test_averaging_of_weights_leaves_the_tables_alone():
+    """torch copies buffers from a module to its average: the tables must not be among them."""
+    positions, charges, cell = scattered_charges(30, CELLS["cubic"])
+    solver = torch.nn.Sequential(torch.nn.Linear(1, 1), ParticleMesh(1.0, KE))
+    average = torch.optim.swa_utils.AveragedModel(solver)
+    for box in (cell, 1.3 * cell):
+        expected = summed(solver[1], positions, charges, box)
+        average.update_parameters(solver)
+        for found, value in zip(summed(average.module[1], positions, charges, box), expected, strict=True):
+            assert torch.equal(found, value)
+
+
 @pytest.mark.parametrize("form", ["eager", "scripted", "frozen"])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_scripted_forms(form, recorded):
