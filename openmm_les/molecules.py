@@ -29,6 +29,9 @@ _ION_CHARGES = {
     3: 1, 11: 1, 19: 1, 37: 1, 55: 1, 47: 1, 4: 2, 12: 2, 20: 2, 38: 2, 56: 2, 25: 2, 27: 2, 28: 2,
     30: 2, 48: 2, 9: -1, 17: -1, 35: -1, 53: -1, 2: 0, 10: 0, 18: 0, 36: 0, 54: 0,
 }  # fmt: skip
+# Elements of which a lone, unbonded atom is an everyday thing: noble gases, and ions of metals
+# and halogens. A lone atom of another element means that the topology lacks its bonds.
+_BONDED_ALWAYS = {1, 5, 6, 7, 8, 14, 15, 16, 34}
 
 
 def covalent_bonds(
@@ -62,6 +65,28 @@ def bonded_molecules(
     Arguments as in `covalent_bonds`.
     """
     return connected_molecules(covalent_bonds(positions, numbers, cell), len(numbers))
+
+
+def check_bonds_complete(labels: Sequence[str], numbers: Sequence[int], molecules: np.ndarray) -> None:
+    """Raise ValueError where an atom that never goes unbonded stands alone.
+
+    Charges are conserved per molecule: with bonds missing, every atom would be a molecule of its
+    own and be held at charge 0.
+
+    Parameters
+    ----------
+    labels : [n_atoms], for the message
+    numbers : [n_atoms]
+    molecules : [n_atoms]
+    """
+    sizes = np.bincount(molecules)
+    for label, number, molecule in zip(labels, numbers, molecules):
+        if number in _BONDED_ALWAYS and sizes[molecule] == 1:
+            raise ValueError(
+                f"the topology has no bond to {label}, a {symbol(number)} atom. Molecules cannot be told "
+                "apart without bonds: add them (CONECT records, topology.createStandardBonds(), "
+                "topology.addBond) or pass `molecules`"
+            )
 
 
 def formal_charges(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ LAYERS = {
     "elements": 0,
     "graph": 1,
     "neighbors": 1,
+    "pairs": 1,
+    "records": 1,
     "molecules": 1,
     "electrostatics": 2,
     "models": 3,

@@ -15,12 +15,11 @@ from openmm_les.engine.topology import (
     atom_label,
     atomic_numbers,
     bonds_among,
-    check_bonds_complete,
     topology_bonds,
 )
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.model import LESModel
-from openmm_les.molecules import connected_molecules, molecule_charges
+from openmm_les.molecules import check_bonds_complete, connected_molecules, molecule_charges
 
 # Force fields round charges to a few digits; molecules then miss a whole number by 1e-3 or so.
 _CHARGE_TOLERANCE = 0.05

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics import image_sum
-from openmm_les.engine.pairs import make_pairs
 from openmm_les.graph import Graph
 from openmm_les.models.model import LESModel
+from openmm_les.pairs import make_pairs
 from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
 
 PRECISIONS = {"single": torch.float32, "double": torch.float64}

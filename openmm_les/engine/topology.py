@@ -7,13 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from openmm import app
 
-from openmm_les.elements import symbol
 from openmm_les.exceptions import UnknownElementError
-from openmm_les.molecules import connected_molecules, molecule_charges
-
-# Elements of which a lone, unbonded atom is an everyday thing: noble gases, and ions of metals
-# and halogens. A lone atom of another element means that the topology lacks its bonds.
-_BONDED_ALWAYS = {1, 5, 6, 7, 8, 14, 15, 16, 34}
+from openmm_les.molecules import check_bonds_complete, connected_molecules, molecule_charges
 
 
 def atom_label(atom: app.topology.Atom) -> str:
@@ -49,28 +44,6 @@ def bonds_among(bonds: Sequence[tuple[int, int]], atoms: Sequence[int]) -> list[
 def topology_bonds(topology: app.Topology) -> list[tuple[int, int]]:
     """Pairs of atom indices bonded in the topology."""
     return [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds()]
-
-
-def check_bonds_complete(labels: Sequence[str], numbers: Sequence[int], molecules: np.ndarray) -> None:
-    """Raise ValueError where an atom that never goes unbonded stands alone.
-
-    Charges are conserved per molecule: with bonds missing, every atom would be a molecule of its
-    own and be held at charge 0.
-
-    Parameters
-    ----------
-    labels : [n_atoms], for the message
-    numbers : [n_atoms]
-    molecules : [n_atoms]
-    """
-    sizes = np.bincount(molecules)
-    for label, number, molecule in zip(labels, numbers, molecules):
-        if number in _BONDED_ALWAYS and sizes[molecule] == 1:
-            raise ValueError(
-                f"the topology has no bond to {label}, a {symbol(number)} atom. Molecules cannot be told "
-                "apart without bonds: add them (CONECT records, topology.createStandardBonds(), "
-                "topology.addBond) or pass `molecules`"
-            )
 
 
 def molecules_and_charges(
@@ -117,7 +90,6 @@ __all__ = [
     "atom_label",
     "atomic_numbers",
     "bonds_among",
-    "check_bonds_complete",
     "molecules_and_charges",
     "topology_bonds",
 ]

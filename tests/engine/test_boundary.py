@@ -9,8 +9,8 @@ import torch
 from openmm_les.electrostatics import LatentCoulomb, image_sum
 from openmm_les.engine.boundary import IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import freeze
-from openmm_les.engine.pairs import DENSE_LIMIT, CellListPairs, DensePairs, make_pairs
 from openmm_les.exceptions import UnknownElementError
+from openmm_les.pairs import DENSE_LIMIT, CellListPairs, DensePairs, make_pairs
 from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
 from tests.engine.builders import BOXES, numerical_forces, quiet_model, water_and_formamide
 
