@@ -1,0 +1,95 @@
+"""The script that puts molecules into the field of distant probes, on a source of a few molecules."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from openmm_les.molecules import bonded_molecules
+from openmm_les.training.data import check_configurations, read_configurations
+from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, WATER, WATER_NUMBERS
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "generate_probe_data.py"
+AMMONIUM = 0.59 * np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+MOLECULES = [(WATER_NUMBERS, WATER, 0), (FORMAMIDE_NUMBERS, FORMAMIDE, 0), ([7, 1, 1, 1, 1], AMMONIUM, 1)]
+
+pytest.importorskip("tblite", reason="needs the extra `data`")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("generate_probe_data", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("probes") / "source.h5"
+    everything = [(*m, split) for split in ("train", "valid", "test") for m in MOLECULES]
+    with h5py.File(path, "w") as file:
+        file["offsets"] = np.concatenate([[0], np.cumsum([len(m[0]) for m in everything])])
+        file["atomic_numbers"] = np.concatenate([m[0] for m in everything]).astype(np.uint8)
+        file["positions"] = np.concatenate([m[1] for m in everything])
+        file["total_charge"] = np.array([m[2] for m in everything])
+        file["cell"] = np.zeros((len(everything), 3, 3))
+        file["split"] = np.char.encode([m[3] for m in everything])
+        file["group"] = np.full(len(everything), b"small")
+        file["name"] = np.array([b"water/0", b"formamide/0", b"ammonium/0"] * 3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(script, source):
+    file = source.with_name("probes.h5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), str(source), str(file), "--count", "8", "--held-out", "2"])
+        script.main()
+    return file
+
+
+def test_molecules_are_out_of_each_others_reach_and_keep_their_charges(script, made):
+    data, report = check_configurations(read_configurations(made))
+    assert len(data) == 12 and report.n_dipoles == 12
+    assert sorted(data.split) == ["test"] * 2 + ["train"] * 8 + ["valid"] * 2
+    assert (data.total_charge != 0).any()
+    for i in range(len(data)):
+        atoms = data.atoms_of(i)
+        molecule = bonded_molecules(data.positions[atoms], data.numbers[atoms])
+        assert molecule.max() >= 1
+        for m in range(molecule.max() + 1):
+            gap = cdist(data.positions[atoms][molecule == m], data.positions[atoms][molecule != m]).min()
+            assert gap >= script.NEAREST - 1e-3
+        chlorides = (data.numbers[atoms] == 17).sum()
+        ammoniums = ((data.numbers[atoms] == 7) & (np.bincount(molecule)[molecule] == 5)).sum()
+        assert data.total_charge[i] == ammoniums - chlorides
+
+
+def test_forces_are_the_slope_of_the_energy(script, made):
+    data = read_configurations(made)
+    atoms = data.atoms_of(0)
+    moved = data.positions[atoms].copy()
+    step = 0.01
+    energies = []
+    for sign in (-1, 1):
+        moved[0, 1] = data.positions[atoms][0, 1] + sign * step
+        energies.append(script.label(data.numbers[atoms], moved, data.total_charge[0])["energy"])
+    assert -(energies[1] - energies[0]) / (2 * step) == pytest.approx(data.forces[atoms][0, 1], abs=2e-3)
+
+
+def test_a_file_is_not_overwritten(script, source, made, monkeypatch, capsys):
+    before = made.read_bytes()
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(source), str(made)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "exists" in capsys.readouterr().err
+    assert made.read_bytes() == before
