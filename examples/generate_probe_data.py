@@ -34,6 +34,7 @@ NEAREST, FARTHEST = 5.5, 12.0  # Å, between the closest atoms of two molecules
 LARGEST = 40  # atoms of a molecule, 16 of a probe
 LARGEST_PROBE = 16
 ION_SHARE = 0.7  # of the probes
+PART = 100  # configurations saved at a time; an interrupted run goes on after the last part
 STRAY_CHARGE = 0.05  # e; configurations where xTB moves more charge between molecules are dropped
 # How often molecules are drawn from each group of the source file; others as "des_monomer".
 WEIGHTS = {"capped_amino_acid_md": 1.0, "des_monomer": 1.0, "water_cluster": 6.0, "amino_acid_ligand": 1.0}
@@ -49,6 +50,15 @@ class Molecule(NamedTuple):
     charge: float
     """e"""
     name: str
+
+
+CHLORIDE = Molecule(np.array([17]), np.zeros((1, 3)), -1.0, "chloride")
+AMMONIUM = Molecule(
+    np.array([7, 1, 1, 1, 1]),
+    0.59 * np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]),
+    1.0,
+    "ammonium",
+)
 
 
 def read_molecules(path: Path, split: str) -> tuple[list[Molecule], np.ndarray]:
@@ -77,9 +87,9 @@ def read_molecules(path: Path, split: str) -> tuple[list[Molecule], np.ndarray]:
                 charge = float(charges[np.unique(of_atom[part])].sum())
                 molecules.append(Molecule(numbers[part], x, charge, name.split("/")[0]))
                 weights.append(weight / len(parts))
-    # Anions are rare in peptides' surroundings: a tenth of the ions is chloride.
-    n_ions = sum(m.charge != 0.0 for m in molecules)
-    molecules += [Molecule(np.array([17]), np.zeros((1, 3)), -1.0, "chloride")] * max(1, n_ions // 10)
+    # Small ions that every split needs and few sources hold: a tenth of the ions of each sign.
+    share = max(1, sum(m.charge != 0.0 for m in molecules) // 20)
+    molecules += [CHLORIDE] * share + [AMMONIUM] * share
     weights += [0.0] * (len(molecules) - len(weights))
     return molecules, np.array(weights) / np.sum(weights)
 
@@ -118,15 +128,15 @@ def label(numbers: np.ndarray, positions: np.ndarray, charge: float) -> dict[str
     }
 
 
-def configurations(path: Path, split: str, count: int, seed: int, progress: Progress) -> dict[str, list]:
-    """``count`` labelled configurations from the molecules of one split."""
-    rng = np.random.default_rng([seed, len(split)])
-    molecules, weights = read_molecules(path, split)
+def configurations(
+    molecules: list[Molecule], weights: np.ndarray, count: int, seed: list[int]
+) -> dict[str, np.ndarray]:
+    """``count`` labelled configurations of the molecules of one split, as arrays of the file's layout."""
+    rng = np.random.default_rng(seed)
     small = [m for m in molecules if len(m.numbers) <= LARGEST_PROBE]
     kinds = [[m for m in small if np.sign(m.charge) == sign] for sign in (-1, 0, 1)]
     rows: dict[str, list] = {key: [] for key in ("numbers", "positions", "energy", "forces", "dipole")}
-    rows.update(total_charge=[], name=[], split=[])
-    task = progress.add_task(split, total=count)
+    rows.update(total_charge=[], name=[])
     while len(rows["energy"]) < count:
         parts = [molecules[rng.choice(len(molecules), p=weights)]]
         positions = parts[0].positions
@@ -151,30 +161,36 @@ def configurations(path: Path, split: str, count: int, seed: int, progress: Prog
             rows[key].append(value)
         rows["total_charge"].append(charge)
         rows["name"].append(f"{parts[0].name}/{'+'.join(p.name for p in parts[1:])}")
-        rows["split"].append(split)
-        progress.advance(task)
-    return rows
+    return {
+        "sizes": np.array([len(x) for x in rows["numbers"]]),
+        "atomic_numbers": np.concatenate(rows["numbers"]).astype(np.uint8),
+        "positions": np.concatenate(rows["positions"]).astype(np.float32),
+        "forces": np.concatenate(rows["forces"]).astype(np.float32),
+        "energy": np.array(rows["energy"], dtype=np.float64),
+        "dipole": np.array(rows["dipole"]),
+        "total_charge": np.array(rows["total_charge"]).astype(np.int8),
+        "name": np.array(rows["name"]),
+    }
 
 
-def write(path: Path, rows: dict[str, list]) -> None:
-    """The file, in the layout that `openmm-les train` reads."""
-    n = len(rows["energy"])
+def assemble(path: Path, parts: dict[Path, str]) -> int:
+    """One HDF5 file of all parts, given with their splits; the number of configurations."""
+    loaded = [dict(np.load(part)) for part in parts]
+    joined = {key: np.concatenate([part[key] for part in loaded]) for key in loaded[0]}
+    sizes = joined.pop("sizes")
+    split = np.repeat(list(parts.values()), [len(part["sizes"]) for part in loaded])
     unfinished = path.with_name(path.name + ".unfinished")
     with h5py.File(unfinished, "w") as file:
         file.attrs["level"] = f"GFN2-xTB (tblite {version('tblite')})"
         file.attrs["units"] = UNITS
-        file["offsets"] = np.concatenate([[0], np.cumsum([len(x) for x in rows["numbers"]])])
-        file["atomic_numbers"] = np.concatenate(rows["numbers"]).astype(np.uint8)
-        file["positions"] = np.concatenate(rows["positions"]).astype(np.float32)
-        file["forces"] = np.concatenate(rows["forces"]).astype(np.float32)
-        file["energy"] = np.array(rows["energy"], dtype=np.float64)
-        file["dipole"] = np.array(rows["dipole"])
-        file["total_charge"] = np.array(rows["total_charge"]).astype(np.int8)
-        file["cell"] = np.zeros((n, 3, 3))
-        file["group"] = np.full(n, b"probes")
-        file["name"] = np.char.encode(rows["name"])
-        file["split"] = np.char.encode(rows["split"])
+        file["offsets"] = np.concatenate([[0], np.cumsum(sizes)])
+        file["cell"] = np.zeros((len(sizes), 3, 3))
+        file["group"] = np.full(len(sizes), b"probes")
+        file["split"] = np.char.encode(split)
+        for key, values in joined.items():
+            file[key] = np.char.encode(values) if values.dtype.kind == "U" else values
     unfinished.replace(path)
+    return len(sizes)
 
 
 def main() -> None:
@@ -190,15 +206,27 @@ def main() -> None:
         parser.error("--count and --held-out must be positive")
     if options.file.exists():
         parser.error(f"{options.file} exists")
-    counts = {"train": options.count, "valid": options.held_out, "test": options.held_out}
-    rows: dict[str, list] = {}
+    counts = {"valid": options.held_out, "test": options.held_out, "train": options.count}
+    folder = options.file.with_name(options.file.name + ".parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[Path, str] = {}
     # tblite prints its version.
     with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
-        for split, count in counts.items():
-            part = configurations(options.source, split, count, options.seed, progress)
-            rows = {key: rows.get(key, []) + part[key] for key in part}
-    write(options.file, rows)
-    print(f"{len(rows['energy'])} configurations in {options.file}")
+        for number, (split, count) in enumerate(counts.items()):
+            task = progress.add_task(split, total=count)
+            drawn = read_molecules(options.source, split)
+            for begin in range(0, count, PART):
+                size = min(PART, count - begin)
+                part = folder / f"{split}-{begin}-{size}-seed{options.seed}.npz"
+                if not part.exists():  # of an interrupted run
+                    arrays = configurations(*drawn, size, [options.seed, number, begin])
+                    half = part.with_suffix(".half")
+                    with half.open("wb") as file:
+                        np.savez_compressed(file, **arrays)
+                    half.replace(part)
+                parts[part] = split
+                progress.advance(task, size)
+    print(f"{assemble(options.file, parts)} configurations in {options.file}")
 
 
 if __name__ == "__main__":
