@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 .venv-torchforce/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-torchforce
 	.venv-torchforce/bin/pip install -q --upgrade pip
-	.venv-torchforce/bin/pip install -q -e '.[torchforce,train,data,dev]'
+	.venv-torchforce/bin/pip install -q -e '.[torchforce,train,data,analysis,dev]'
 	touch $@
 
 # torch first: with a CPU build at hand nothing pulls the CUDA one.
@@ -19,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/pip install -q --upgrade pip
 	.venv-latest/bin/pip install -q torch==2.13.0
-	.venv-latest/bin/pip install -q -e '.[python,train,data,dev]'
+	.venv-latest/bin/pip install -q -e '.[python,train,data,analysis,dev]'
 	touch $@
 
 demo: .venv-$(STACK)/ready

@@ -12,3 +12,18 @@ KJ_PER_MOL_PER_EV = 96.48533212331
 
 E_ANGSTROM_PER_DEBYE = 0.20819433270935597
 """e·Å in one debye: 1e-21 C·m²·s⁻¹ / c / e (CODATA 2018)."""
+
+FS_PER_PS = 1000.0
+
+VACUUM_PERMITTIVITY = 0.005526349406
+"""ε₀ in e²/(eV·Å) (CODATA 2018)."""
+BOLTZMANN_CONSTANT = 8.617333262e-5
+"""eV/K, exact in the SI of 2019 to the digits given."""
+PLANCK_CONSTANT_REDUCED = 0.6582119569
+"""ħ in eV·fs, exact in the SI of 2019 to the digits given."""
+SPEED_OF_LIGHT = 2997.92458
+"""Å/fs, exact."""
+AVOGADRO_CONSTANT = 6.02214076e23
+"""1/mol, exact in the SI of 2019."""
+DALTON = 103.642697
+"""eV·fs²/Å², one atomic mass unit (CODATA 2018)."""

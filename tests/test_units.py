@@ -32,6 +32,24 @@ def test_constants_agree_with_openmm():
     assert debye == pytest.approx(units.E_ANGSTROM_PER_DEBYE, rel=2e-4)
 
 
+def test_constants_of_spectra_agree_with_scipy():
+    from scipy import constants
+
+    electronvolt, angstrom, femtosecond = constants.e, 1e-10, 1e-15
+    # scipy holds the measured constants of CODATA 2022, ours are those of 2018.
+    assert units.VACUUM_PERMITTIVITY == pytest.approx(constants.epsilon_0 / constants.e * angstrom, rel=1e-8)
+    assert units.BOLTZMANN_CONSTANT == pytest.approx(constants.k / electronvolt, rel=1e-9)
+    assert units.PLANCK_CONSTANT_REDUCED == pytest.approx(
+        constants.hbar / electronvolt / femtosecond, rel=1e-9
+    )
+    assert units.SPEED_OF_LIGHT == pytest.approx(constants.c * femtosecond / angstrom, rel=1e-12)
+    assert units.AVOGADRO_CONSTANT == constants.N_A
+    mass = constants.atomic_mass * (angstrom / femtosecond) ** 2
+    assert units.DALTON == pytest.approx(mass / electronvolt, rel=1e-8)
+    # The Coulomb constant once more, by another way.
+    assert 1 / (4 * math.pi * units.VACUUM_PERMITTIVITY) == pytest.approx(units.COULOMB_CONSTANT, rel=1e-7)
+
+
 def test_default_of_the_solver_is_the_constant():
     # Kernels hold no constants; the one default they spell out must stay this one.
     assert LatentCoulomb().coulomb_constant == units.COULOMB_CONSTANT
