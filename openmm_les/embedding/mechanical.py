@@ -18,12 +18,11 @@ import openmm
 from openmm import unit
 
 from openmm_les.embedding.regions import Region
+from openmm_les.engine.connectivity import connectivity_force
 from openmm_les.engine.files import system_from_xml
 from openmm_les.exceptions import EmbeddingError
 
 logger = logging.getLogger(__name__)
-
-CONNECTIVITY_NAME = "ML connectivity"
 
 # Terms over named atoms: those with all atoms in the region go.
 _BONDED = {
@@ -116,17 +115,8 @@ def image_charges(system: openmm.System, atoms: list[int]) -> list[float] | None
 
 
 def join_molecules(system: openmm.System, region: Region) -> None:
-    """Add bonds of zero strength along the region's covalent bonds.
-
-    OpenMM finds molecules by bonds, not by exceptions. Without bonds a barostat would scale the
-    atoms of the region apart.
-    """
-    force = openmm.HarmonicBondForce()
-    for i, j in region.bonds:
-        force.addBond(i, j, 0.1, 0.0)
-    force.setUsesPeriodicBoundaryConditions(system.usesPeriodicBoundaryConditions())
-    force.setName(CONNECTIVITY_NAME)
-    system.addForce(force)
+    """Add bonds of zero strength along the region's covalent bonds, see `connectivity_force`."""
+    system.addForce(connectivity_force(region.bonds, system.usesPeriodicBoundaryConditions()))
 
 
 def _check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
@@ -163,7 +153,6 @@ def _inside(term: ElementTree.Element, chosen: set[int]) -> bool:
 
 
 __all__ = [
-    "CONNECTIVITY_NAME",
     "exclude_pairs",
     "image_charges",
     "join_molecules",

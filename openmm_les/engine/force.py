@@ -123,9 +123,20 @@ def make_force(
         An element that the model was not trained on.
     ValueError
         An unknown route or precision.
+
+    Warns
+    -----
+    UserWarning
+        A periodic model with a sharp cut of its Coulomb sum: no barostat must move its box.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if periodic and getattr(model.electrostatics, "k_cutoff", None) is not None:
+        warnings.warn(
+            "this model cuts its Coulomb sum sharply at a wave number (`k_cutoff`): its energy jumps when the "
+            "box changes. Run it at constant volume; with a barostat densities would be wrong",
+            stacklevel=3,
+        )
     route = choose_route(route)
     kind = PeriodicForce if periodic else IsolatedForce
     dtype = PRECISIONS[precision]

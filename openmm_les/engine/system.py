@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import openmm
 from openmm import app
 
+from openmm_les.engine.connectivity import connectivity_force
 from openmm_les.engine.force import make_force
 from openmm_les.engine.topology import atomic_numbers, molecules_and_charges
 from openmm_les.models.model import LESModel
@@ -42,7 +43,8 @@ def create_system(
 
     Returns
     -------
-    System with a Force named "LES" and its global parameter ``lambda_interpolate`` (1, scales it)
+    System with a Force named "LES" and its global parameter ``lambda_interpolate`` (1, scales it);
+    periodic ones also with bonds of zero strength, which keep molecules whole under a barostat
 
     Raises
     ------
@@ -75,6 +77,10 @@ def create_system(
         device=device,
     )
     system.addForce(force)
+    if box is not None:
+        firsts: dict[int, int] = {}
+        pairs = [(firsts.setdefault(molecule, i), i) for i, molecule in enumerate(molecules)]
+        system.addForce(connectivity_force([(i, j) for i, j in pairs if i != j], periodic=True))
     if remove_cm_motion:
         system.addForce(openmm.CMMotionRemover())
     return system

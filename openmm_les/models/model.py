@@ -48,6 +48,8 @@ class Evaluation:
     """eV, reference energies included"""
     energy_long_range: float
     """eV"""
+    stress: Optional[np.ndarray] = None
+    """[3, 3], eV/Å³, +(1/V) dE/dstrain, where asked for"""
 
 
 class LESModel(nn.Module):
@@ -163,8 +165,9 @@ class LESModel(nn.Module):
         cell: Optional[np.ndarray] = None,
         total_charge: Union[float, Sequence[float]] = 0,
         molecules: Optional[np.ndarray] = None,
+        stress: bool = False,
     ) -> Evaluation:
-        """Energy, forces and latent charges of one configuration.
+        """Energy, forces and latent charges of one configuration, and its stress where asked for.
 
         Parameters
         ----------
@@ -173,14 +176,19 @@ class LESModel(nn.Module):
         cell : [3, 3], Å, rows are vectors; None = isolated
         total_charge : e, of all atoms, or one per molecule; see `openmm_les.molecules`
         molecules : [n_atoms], index of each atom's molecule; None = bonded by covalent radii
+        stress : also ``(1/V) dE/dstrain`` of the cell and all atoms with it; the pressure without its
+            kinetic part is minus a third of the trace
 
         Raises
         ------
         UnknownElementError
             An element that the model was not trained on.
         ValueError
-            A shape or value that cannot be used; charges that do not fit the molecules.
+            A shape or value that cannot be used; charges that do not fit the molecules; the stress
+            of an isolated system.
         """
+        if stress and cell is None:
+            raise ValueError("`stress=True` needs a `cell`: an isolated system has no volume")
         x = np.asarray(positions, dtype=np.float64)
         numbers = np.asarray(atomic_numbers)
         if x.ndim != 2 or x.shape[1] != 3 or len(x) == 0:
@@ -224,10 +232,17 @@ class LESModel(nn.Module):
             self.cutoff,
         )
         with torch.enable_grad():
-            graph = graph._replace(positions=graph.positions.requires_grad_(True))
+            places = graph.positions.requires_grad_(True)
+            strain = torch.zeros((3, 3), dtype=dtype, device=device, requires_grad=stress)
+            wanted = [places]
+            if stress:
+                wanted.append(strain)
+                # Of a strain only the symmetric part deforms, the other turns.
+                shape = torch.eye(3, dtype=dtype, device=device) + 0.5 * (strain + strain.t())
+                graph = graph._replace(positions=places @ shape, cells=graph.cells @ shape)
             output = self(graph)
             energy = output.energy_short_range + output.energy_long_range
-            (gradient,) = torch.autograd.grad(energy.sum(), graph.positions)
+            gradient, *virial = torch.autograd.grad(energy.sum(), wanted)
         if not bool(torch.isfinite(energy).all() and torch.isfinite(gradient).all()):
             raise ValueError("energy or forces are not finite: do atoms of `positions` coincide?")
         return Evaluation(
@@ -236,4 +251,5 @@ class LESModel(nn.Module):
             latent_charges=output.latent_charges.detach().double().cpu().numpy(),
             energy_short_range=float(output.energy_short_range.detach()[0]),
             energy_long_range=float(output.energy_long_range.detach()[0]),
+            stress=virial[0].double().cpu().numpy() / abs(np.linalg.det(cell)) if virial else None,
         )

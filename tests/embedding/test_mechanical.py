@@ -6,7 +6,8 @@ import pytest
 from openmm import app, unit
 
 from openmm_les import create_mixed_system
-from openmm_les.embedding.mechanical import CONNECTIVITY_NAME, image_charges, remove_internal_terms
+from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
+from openmm_les.engine.connectivity import CONNECTIVITY_NAME
 from openmm_les.embedding.regions import Region, find_region
 from openmm_les.engine.files import system_from_xml
 from openmm_les.exceptions import EmbeddingError

@@ -182,7 +182,7 @@ def test_what_a_system_is_made_of():
     topology = topology_of(RESIDUES, BOXES["triclinic"])
     system = create_system(topology, quiet_model(), "python")
     names = [force.getName() for force in system.getForces()]
-    assert names == ["LES", "CMMotionRemover"]
+    assert names == ["LES", "ML connectivity", "CMMotionRemover"]
     masses = [system.getParticleMass(i)._value for i in range(9)]
     assert masses == [atom.element.mass._value for atom in topology.atoms()]
     assert system.getNumConstraints() == 0

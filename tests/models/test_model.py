@@ -365,6 +365,36 @@ def test_evaluate_in_float32():
     assert np.abs(single.forces - exact.forces).max() < 1e-4 * np.abs(exact.forces).max()
 
 
+@pytest.mark.parametrize("solver", ["ewald", "pme", "sharp"])
+def test_stress_is_the_slope_over_strained_cells(solver):
+    sharp = solver == "sharp"
+    electrostatics = LatentCoulomb(
+        0.9, method="ewald" if sharp else solver, tolerance=1e-6, k_cutoff=3.1 if sharp else None
+    )
+    model = small_model(electrostatics=electrostatics)
+    numbers = WATER_NUMBERS * 2
+    found = model.evaluate(TWO_WATERS, numbers, CELL, stress=True)
+    volume = abs(np.linalg.det(CELL))
+    step = 2e-4
+
+    def energy(strain):
+        shape = np.eye(3) + strain
+        return model.evaluate(TWO_WATERS @ shape, numbers, CELL @ shape).energy
+
+    for a in range(3):
+        for b in range(3):
+            strain = np.zeros((3, 3))
+            strain[a, b] = step  # not symmetric: turning the whole changes no energy
+            four = [energy(k * strain) for k in (-2, -1, 1, 2)]
+            slope = (four[0] - 8.0 * four[1] + 8.0 * four[2] - four[3]) / (12.0 * step)
+            assert found.stress[a, b] == pytest.approx(slope / volume, abs=1e-9)
+    plain = model.evaluate(TWO_WATERS, numbers, CELL)
+    assert plain.stress is None
+    assert found.energy == pytest.approx(plain.energy, rel=1e-12)
+    np.testing.assert_allclose(found.forces, plain.forces, atol=1e-7)
+    assert np.abs(found.stress).max() > 1e-4
+
+
 def test_evaluate_finds_molecules_and_their_charges():
     # Water and chloride: the total belongs to the ion.
     positions = np.concatenate([WATER, [[3.2, 0.0, 0.0]]])
@@ -401,6 +431,7 @@ def test_evaluate_takes_molecules_and_one_charge_each():
         ({"cell": np.eye(2)}, ValueError, r"`cell` must have shape \[3, 3\], got \[2, 2\]"),
         ({"cell": np.ones((3, 3))}, ValueError, "`cell` has no volume"),
         ({"cell": np.nan * CELL}, ValueError, "`cell` holds NaN or infinite values"),
+        ({"stress": True}, ValueError, "`stress=True` needs a `cell`"),
         ({"total_charge": [0.0, 0.0]}, ValueError, r"`total_charge` must be one number or one per molecule"),
         ({"total_charge": math.nan}, ValueError, "`total_charge` holds NaN or infinite values"),
         ({"molecules": [0, 0]}, ValueError, r"`molecules` must be 3 indices from 0, got shape \[2\]"),
