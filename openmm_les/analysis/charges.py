@@ -132,7 +132,7 @@ class ChargeModel:
         """
         found = []
         with torch.no_grad():
-            for graph in self._graphs(positions, cells):
+            for graph in self.graphs(positions, cells):
                 found.append(self._physical_charges(graph).double().numpy().reshape(-1, self.n_atoms))
         return np.concatenate(found)
 
@@ -140,7 +140,7 @@ class ChargeModel:
         """Energies of frames in their two parts; arguments as in `charges`."""
         short, long = [], []
         with torch.no_grad():
-            for graph in self._graphs(positions, cells):
+            for graph in self.graphs(positions, cells):
                 prediction = self.model(graph, differentiable=False)
                 short.append(prediction.energy_short_range.double().numpy())
                 long.append(prediction.energy_long_range.double().numpy())
@@ -164,7 +164,7 @@ class ChargeModel:
         Force of a uniform field E on atom i: F_iβ = Σ_α E_α Z_iαβ.
         """
         found = []
-        for graph in self._graphs(positions, cells):
+        for graph in self.graphs(positions, cells):
             with torch.enable_grad():
                 graph = graph._replace(positions=graph.positions.requires_grad_(True))
                 dipoles = self._dipoles(graph)  # [b, 3]
@@ -194,7 +194,7 @@ class ChargeModel:
         dipoles = torch.zeros((n_frames, 3), dtype=self.dtype)
         return dipoles.index_add(0, configuration_index(graph.offsets), charges.unsqueeze(1) * arms)
 
-    def _graphs(self, positions: np.ndarray, cells: np.ndarray | None) -> Iterator[Graph]:
+    def graphs(self, positions: np.ndarray, cells: np.ndarray | None) -> Iterator[Graph]:
         """Graphs of successive frames, ``batch_frames`` at a time."""
         if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3):
             raise ValueError(
