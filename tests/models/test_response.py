@@ -16,7 +16,7 @@ from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, WATER, WATER_NUMBERS, m
 CELL = np.array([[11.0, 0.3, -0.4], [2.5, 10.5, 0.6], [-1.8, 1.1, 10.5]])
 NUMBERS = [*FORMAMIDE_NUMBERS, *WATER_NUMBERS]
 MOLECULES = [0] * 6 + [1] * 3
-TOGETHER = np.concatenate([FORMAMIDE, WATER + [0.3, 0.2, 3.2]])
+TOGETHER = np.concatenate([FORMAMIDE, WATER + np.array([0.3, 0.2, 3.2])])
 CHARGES = [1.0, 0.0]
 MODEL = small_model()
 
