@@ -27,3 +27,6 @@ AVOGADRO_CONSTANT = 6.02214076e23
 """1/mol, exact in the SI of 2019."""
 DALTON = 103.642697
 """eV·fs²/Å², one atomic mass unit (CODATA 2018)."""
+
+GPA_PER_EV_PER_ANGSTROM3 = 160.2176634
+"""GPa in one eV/Å³: e·1e30 / 1e9, exact in the SI of 2019."""

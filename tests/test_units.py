@@ -20,6 +20,12 @@ def test_debye_from_fundamental_constants():
     assert units.E_ANGSTROM_PER_DEBYE == pytest.approx(coulomb_metre / 1.602176634e-19 * 1e10, rel=1e-12)
 
 
+def test_gigapascals_agree_with_ase():
+    from ase.units import GPa
+
+    assert pytest.approx(1.0 / GPa, rel=1e-7) == units.GPA_PER_EV_PER_ANGSTROM3
+
+
 def test_constants_agree_with_openmm():
     unit = pytest.importorskip("openmm.unit")
     assert (1.0 * unit.nanometer).value_in_unit(unit.angstrom) == units.ANGSTROM_PER_NM

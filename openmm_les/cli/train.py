@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from openmm_les.cli import label_options as labels
+
 INSTALL = "training needs Lightning: pip install 'openmm-les[train]'"
 
 
 def train(
     data: Annotated[
         list[Path] | None,
-        typer.Argument(help="HDF5 of flat arrays, or extended XYZ; Å, eV, eV/Å, e.", show_default=False),
+        typer.Argument(help="HDF5 (flat, SPICE), extended XYZ, ASE database.", show_default=False),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the run, new.", show_default=False)
@@ -36,8 +38,9 @@ def train(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model, kept in its file.")] = "model",
     level_of_theory: Annotated[str, typer.Option(help="Of the labels; default: what the file says.")] = "",
-    energy_key: Annotated[str, typer.Option(help="Name of the energies, eV.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces, eV/Å.")] = "forces",
+    reference_energies: Annotated[
+        str, typer.Option(help='Of the elements, "H=-13.6,O=-2041.2", eV; default: fitted.')
+    ] = "",
     max_force: Annotated[float, typer.Option(help="Drop configurations with larger forces, eV/Å.")] = 10.0,
     valid_fraction: Annotated[
         float, typer.Option(help="Held out by molecule where the data have no split.")
@@ -55,21 +58,60 @@ def train(
     gradient_clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 10.0,
     ema: Annotated[float, typer.Option(help="Decay of the weights' moving average.")] = 0.997,
     energy_weight: Annotated[float, typer.Option(help="Of energies against forces, 1/Å.")] = 4.0,
+    force_weight: Annotated[float, typer.Option(help="Of forces.")] = 1.0,
+    late_energy_factor: Annotated[
+        float, typer.Option(help="On the energies' weight in the last part of the run.")
+    ] = 5.0,
+    late_start: Annotated[float, typer.Option(help="Fraction of the run after which that is.")] = 0.7,
+    stress: Annotated[bool, typer.Option("--stress", help="Train on stress labels, too.")] = False,
+    stress_weight: Annotated[float, typer.Option(help="Of virials per atom, 1/Å.")] = 1.0,
+    dipoles: Annotated[bool, typer.Option("--dipoles", help="Tune charges on dipoles, too.")] = False,
+    dipole_weight: Annotated[float, typer.Option(help="Of dipoles, V/Å.")] = 1.0,
+    born_charges: Annotated[
+        bool, typer.Option("--born-charges", help="Tune charges on Born effective charges, too.")
+    ] = False,
+    born_charges_weight: Annotated[float, typer.Option(help="Of Born charges, V/Å.")] = 0.2,
+    short_range_only: Annotated[
+        bool, typer.Option("--short-range-only", help="No charges: the same backbone without Coulomb.")
+    ] = False,
+    freeze_backbone: Annotated[
+        bool, typer.Option("--freeze-backbone", help="With --init: train the charges only.")
+    ] = False,
     charge_start: Annotated[
         float, typer.Option(help="Fraction of the run after which charges leave the elements' values.")
     ] = 0.15,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 1000,
+    patience: Annotated[
+        int, typer.Option(help="Stop after so many validations without a better one; 0: do not.")
+    ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the log for TensorBoard, too.")
+    ] = False,
     save_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Of weights, order and splits.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     accelerator: Annotated[str, typer.Option(help="Lightning's name: auto, cpu, gpu.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes, one per device.")] = 1,
+    devices: Annotated[int, typer.Option(help="Processes on a node, one per device.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's name: auto, ddp …")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 0,
+    energy_key: labels.EnergyKey = "",
+    forces_key: labels.ForcesKey = "",
+    stress_key: labels.StressKey = "",
+    dipole_key: labels.DipoleKey = "",
+    born_charges_key: labels.BornChargesKey = "",
+    charge_key: labels.ChargeKey = "",
+    energy_unit: labels.EnergyUnit = "",
+    length_unit: labels.LengthUnit = "",
+    force_unit: labels.ForceUnit = "",
+    stress_unit: labels.StressUnit = "",
+    dipole_unit: labels.DipoleUnit = "",
+    born_charges_order: labels.BornChargesOrder = "polarisation-displacement",
 ) -> None:
-    """Train a model on energies and forces; charges come out of them alone.
+    """Train a model on energies and forces; charges come out of them alone, unless told otherwise.
 
     Ctrl-C saves and stops; --resume goes on. The best model by validation is kept in
-    model.safetensors, the errors along the way in log.csv.
+    model.safetensors, its card in CARD.md, the errors along the way in log.csv and curves.png.
     """
     given = dict(locals())
     try:

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.exceptions import CheckpointError
 from openmm_les.models.equivariant import EquivariantBackbone
-from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
 
 FORMAT = "openmm-les"
@@ -31,7 +31,7 @@ WEIGHTS = "model.safetensors"
 CARD = "CARD.md"
 
 BACKBONES: Dict[str, type] = {"EquivariantBackbone": EquivariantBackbone}
-CHARGE_HEADS: Dict[str, type] = {"LatentChargeHead": LatentChargeHead}
+CHARGE_HEADS: Dict[str, type] = {"LatentChargeHead": LatentChargeHead, "NoCharges": NoCharges}
 ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

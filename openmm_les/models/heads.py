@@ -83,4 +83,19 @@ class LatentChargeHead(nn.Module):
         return conserve_charge(charges, weights, molecules, molecule_charges)
 
 
-__all__ = ["LatentChargeHead", "conserve_charge", "starting_charge"]
+class NoCharges(nn.Module):
+    """The head of a model without latent charges: short-range energies are all there is."""
+
+    @torch.jit.unused
+    def config(self) -> Dict[str, Any]:
+        """Constructor arguments, JSON-ready."""
+        return {}
+
+    def forward(
+        self, features: Tensor, numbers: Tensor, molecules: Tensor, molecule_charges: Tensor
+    ) -> Tensor:
+        """Zeros, [n_atoms]."""
+        return torch.zeros_like(features[:, 0])
+
+
+__all__ = ["LatentChargeHead", "NoCharges", "conserve_charge", "starting_charge"]

@@ -27,6 +27,12 @@ class Batch(NamedTuple):
     """[n_configurations], eV, float64"""
     forces: Tensor
     """[n_atoms, 3], eV/Å"""
+    stress: Tensor
+    """[n_configurations, 3, 3], eV/Å³, NaN where there is no label"""
+    dipole: Tensor
+    """[n_configurations, 3], e·Å, NaN where there is no label"""
+    born_charges: Tensor
+    """[n_atoms, 3, 3], e, [atom, polarisation, displacement], NaN where there is no label"""
     indices: Tensor
     """[n_configurations], int64, in the data set"""
 
@@ -67,6 +73,11 @@ class GraphData:
         self.positions = torch.from_numpy(c.positions).to(dtype)
         self.forces = torch.from_numpy(c.forces).to(dtype)
         self.energy = torch.from_numpy(c.energy)
+        self.stress = torch.from_numpy(c.stress).to(dtype)
+        # Dipoles of periodic systems are defined up to a lattice of values: no labels.
+        in_cell = torch.from_numpy((c.cell != 0.0).any((1, 2)))
+        self.dipole = torch.from_numpy(c.dipole).to(dtype).masked_fill(in_cell.unsqueeze(1), torch.nan)
+        self.born_charges = torch.from_numpy(c.born_charges).to(dtype)
         self.cells = torch.from_numpy(c.cell).to(dtype)
         centers, neighbors, shifts, counts = [], [], [], []
         molecules, charges, n_molecules = [], [], []
@@ -150,7 +161,15 @@ class GraphData:
             molecules=self.molecules[atoms] + torch.repeat_interleave(molecule_first, sizes),
             molecule_charges=self.molecule_charges[_ranges(molecule_begins, molecule_ends)],
         )
-        return Batch(graph, self.energy[chosen], self.forces[atoms], chosen)
+        return Batch(
+            graph,
+            self.energy[chosen],
+            self.forces[atoms],
+            self.stress[chosen],
+            self.dipole[chosen],
+            self.born_charges[atoms],
+            chosen,
+        )
 
 
 def _ranges(begins: np.ndarray, ends: np.ndarray) -> Tensor:

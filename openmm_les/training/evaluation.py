@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,16 @@ import torch
 
 from openmm_les.exceptions import DataError
 from openmm_les.models.checkpoint import load_model
+from openmm_les.models.heads import NoCharges
 from openmm_les.training.batches import GraphData
-from openmm_les.training.data import SPLITS, check_configurations, concatenate, read_configurations
+from openmm_les.training.checks import check_configurations
+from openmm_les.training.data import SPLITS, concatenate
+from openmm_les.training.labels import LabelFormat
 from openmm_les.training.metrics import SMALL_CHARGES, predict
+from openmm_les.training.plots import plot_parity
+from openmm_les.training.readers import read_configurations
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -21,8 +29,9 @@ def evaluate_model(
     data: Sequence[str | Path],
     *,
     split: str = "test",
-    energy_key: str = "energy",
-    forces_key: str = "forces",
+    labels: LabelFormat | None = None,
+    plot: Path | None = None,
+    say: Callable[[str], None] = logger.info,
     max_force: float = 10.0,
     batch_atoms: int = 400,
     threads: int = 0,
@@ -34,6 +43,9 @@ def evaluate_model(
     model : name of a shipped model, or a file
     data : files, as `read_configurations` takes them
     split : "train", "valid", "test" or "all"
+    labels : their names and units, where they are not those of the format
+    plot : PNG of predictions against labels, written where given
+    say : called with a line about each file's units
     max_force : eV/Å; configurations with larger forces are left out, as in training
 
     Raises
@@ -48,9 +60,7 @@ def evaluate_model(
     if threads:
         torch.set_num_threads(threads)
     les_model = load_model(model)
-    configurations = concatenate(
-        [read_configurations(path, energy_key=energy_key, forces_key=forces_key) for path in data]
-    )
+    configurations = concatenate([read_configurations(path, labels, say=say) for path in data])
     if split != "all":
         chosen = configurations.split == split
         if not chosen.any():
@@ -65,6 +75,8 @@ def evaluate_model(
     dtype = next(les_model.parameters()).dtype
     cutoff = cast(float, les_model.backbone.cutoff)
     predictions = predict(les_model, GraphData(configurations, cutoff, dtype=dtype), batch_atoms)
+    if plot is not None:
+        plot_parity(predictions, plot, f"{Path(model).name}, {split}")
     names = [Path(path).name for path in data]
     results: dict[str, Any] = {"model": Path(model).name, "data": names, "split": split}
     results.update(predictions.summary())
@@ -72,7 +84,7 @@ def evaluate_model(
     spread = results["charge_spread_neutral"].get("all", np.inf)
     results["warnings"] = (
         [f"std(q) of neutral configurations is {spread:.3f} e: the Coulomb term is as good as off"]
-        if spread < SMALL_CHARGES
+        if spread < SMALL_CHARGES and not isinstance(les_model.charge_head, NoCharges)
         else []
     )
     return results

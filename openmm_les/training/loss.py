@@ -1,53 +1,135 @@
-"""What training minimises: errors of forces and energies, nothing else."""
+"""What training minimises: errors of forces and energies, and of other labels where asked."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from openmm_les.models.model import Prediction
+from openmm_les.graph import configuration_index
+from openmm_les.models.model import LESModel, Prediction
+from openmm_les.models.response import born_charges_of_charges, dipole_of_charges
 from openmm_les.training.batches import Batch
 
 
+class Outputs(NamedTuple):
+    """What a model says of a batch, with the derivatives that labels are compared with."""
+
+    prediction: Prediction
+    energy: Tensor
+    """[n_configurations], eV, total"""
+    forces: Tensor
+    """[n_atoms, 3], eV/Å"""
+    charges: Tensor
+    """[n_atoms], e, physical ones"""
+    stress: Tensor | None
+    """[n_configurations, 3, 3], eV/Å³, zero for isolated ones; None where not asked for"""
+    dipole: Tensor | None
+    """[n_configurations, 3], e·Å; None where not asked for"""
+    born_charges: Tensor | None
+    """[n_atoms, 3, 3], e, [atom, polarisation, displacement]; None where not asked for"""
+
+
+class Weights(NamedTuple):
+    """Weights of the terms of the loss; see `TrainingSettings` for units."""
+
+    force: float
+    energy: float
+    stress: float = 0.0
+    dipole: float = 0.0
+    born_charges: float = 0.0
+
+
 class Losses(NamedTuple):
-    """Terms of the loss of one batch, scalars."""
+    """Terms of the loss of one batch, scalars; zero where there is no label."""
 
     total: Tensor
     force: Tensor
     """eV/Å, mean length of the force error"""
     energy: Tensor
     """eV per atom, mean absolute error"""
+    stress: Tensor
+    """eV per atom, mean size of the error of the virial"""
+    dipole: Tensor
+    """e·Å, mean length of the error over the root of the number of atoms"""
+    born_charges: Tensor
+    """e, mean size of the error of an atom"""
 
 
-def predict_with_forces(model: nn.Module, batch: Batch, train: bool) -> tuple[Prediction, Tensor, Tensor]:
-    """Prediction, total energies [n_configurations] and forces [n_atoms, 3].
+def predict_batch(
+    model: LESModel,
+    batch: Batch,
+    train: bool,
+    *,
+    stress: bool = False,
+    dipole: bool = False,
+    born_charges: bool = False,
+) -> Outputs:
+    """Everything a model says of a batch.
 
-    ``train`` keeps the forces differentiable in the model's parameters.
+    ``train`` keeps all of it differentiable in the model's parameters.
     """
     with torch.enable_grad():
         positions = batch.graph.positions.detach().requires_grad_(True)
-        prediction = model(batch.graph._replace(positions=positions))
+        graph = batch.graph._replace(positions=positions)
+        inputs = [positions]
+        if stress:
+            strain = torch.zeros_like(graph.cells).requires_grad_(True)
+            inputs.append(strain)
+            strains = strain[configuration_index(graph.offsets)]
+            graph = graph._replace(
+                positions=positions + torch.bmm(positions.unsqueeze(1), strains).squeeze(1),
+                cells=graph.cells + torch.bmm(graph.cells, strain),
+            )
+        prediction: Prediction = model(graph)
         energy = prediction.energy_short_range + prediction.energy_long_range.double()
-        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=train)
-    return prediction, energy, -gradient
+        gradients = torch.autograd.grad(
+            energy.sum(), inputs, create_graph=train, retain_graph=train or born_charges
+        )
+        charges = model.physical_charges(prediction.latent_charges, batch.graph)
+        still = batch.graph._replace(positions=positions)
+        moment = dipole_of_charges(charges, still) if dipole else None
+        born = born_charges_of_charges(charges, still, differentiable=train) if born_charges else None
+    found = None
+    if stress:
+        volumes = torch.abs(torch.linalg.det(batch.graph.cells)).view(-1, 1, 1)
+        volumes = volumes.masked_fill(volumes == 0.0, torch.inf)  # NaN would spread to gradients
+        found = 0.5 * (gradients[1] + gradients[1].transpose(1, 2)) / volumes
+    return Outputs(prediction, energy, -gradients[0], charges, found, moment, born)
 
 
-def energy_force_loss(energy: Tensor, forces: Tensor, batch: Batch, energy_weight: float) -> Losses:
-    """Mean length of the force error plus ``energy_weight`` times the mean of |ΔE| per atom.
+def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
+    """Terms of the loss of a batch, each a mean over what has the label.
 
     Parameters
     ----------
-    energy : [n_configurations], eV
-    forces : [n_atoms, 3], eV/Å
+    outputs : of `predict_batch`, with everything whose weight is not zero
     batch : with the labels
-    energy_weight : 1/Å
+    weights : terms of weight zero are not computed, except those of forces and energies
     """
     sizes = batch.graph.offsets[1:] - batch.graph.offsets[:-1]
-    force = torch.linalg.vector_norm(forces - batch.forces, dim=1).mean()
-    error = ((energy - batch.energy).abs() / sizes).mean().to(force.dtype)
-    return Losses(force + energy_weight * error, force, error)
+    force = torch.linalg.vector_norm(outputs.forces - batch.forces, dim=1).mean()
+    energy = ((outputs.energy - batch.energy).abs() / sizes).mean().to(force.dtype)
+    stress = dipole = born = torch.zeros_like(force)
+    if weights.stress > 0.0 and outputs.stress is not None:
+        per_atom = torch.abs(torch.linalg.det(batch.graph.cells)) / sizes
+        stress = _mean_error(outputs.stress, batch.stress, per_atom)
+    if weights.dipole > 0.0 and outputs.dipole is not None:
+        dipole = _mean_error(outputs.dipole, batch.dipole, sizes.to(force.dtype).rsqrt())
+    if weights.born_charges > 0.0 and outputs.born_charges is not None:
+        born = _mean_error(outputs.born_charges, batch.born_charges, torch.ones_like(batch.forces[:, 0]))
+    total = weights.force * force + weights.energy * energy
+    total = total + weights.stress * stress + weights.dipole * dipole + weights.born_charges * born
+    return Losses(total, force, energy, stress, dipole, born)
 
 
-__all__ = ["Losses", "energy_force_loss", "predict_with_forces"]
+def _mean_error(found: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
+    """Mean of ``scale`` [n] times the length of the difference, [n, ...], where there is a label."""
+    labelled = torch.isfinite(wanted.flatten(1)).all(1)
+    difference = (found[labelled] - wanted[labelled]).flatten(1)
+    lengths = torch.sqrt((difference * difference).sum(1) + 1e-12)  # differentiable at zero
+    return (scale[labelled] * lengths).sum() / labelled.sum().clamp(min=1)
+
+
+__all__ = ["Losses", "Outputs", "Weights", "batch_losses", "predict_batch"]

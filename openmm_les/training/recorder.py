@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from rich.progress import (
 
 LAST = "last.ckpt"
 LOG = "log.csv"
+TENSORBOARD = "tensorboard"
 COLUMNS = (
     "step", "minutes", "epoch", "learning_rate", "train_loss", "train_force_error", "train_energy_mae",
     "valid_loss", "valid_force_mae", "valid_force_rmse", "valid_energy_mae", "valid_charge_spread",
-    "valid_dipole_r",
+    "valid_dipole_r", "valid_stress_error", "valid_dipole_error", "valid_born_charges_error",
 )  # fmt: skip
 
 
@@ -39,14 +40,25 @@ class Recorder(Callback):
     directory : of the run
     save_minutes : between two checkpoints; one is written after each validation too
     console : where progress goes
+    tensorboard : write each line of the log for TensorBoard, too
+
+    Raises
+    ------
+    ImportError
+        ``tensorboard`` without tensorboardX.
     """
 
-    def __init__(self, directory: Path, save_minutes: float, console: Console) -> None:
+    def __init__(
+        self, directory: Path, save_minutes: float, console: Console, *, tensorboard: bool = False
+    ) -> None:
+        if tensorboard and find_spec("tensorboardX") is None:
+            raise ImportError("--tensorboard needs tensorboardX: pip install 'openmm-les[train]'")
+        self.tensorboard = tensorboard
         self.directory = directory
         self.save_seconds = 60.0 * save_minutes
         self.console = console
         self.interrupted = False
-        self._last_save = time.monotonic()
+        self._last_save = 0.0  # by the run's clock
         self._progress: Progress | None = None
 
     def request_stop(self) -> None:
@@ -54,8 +66,8 @@ class Recorder(Callback):
         self.interrupted = True
         self.console.print("stopping after this step (Ctrl-C again: at once, unsaved)")
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._last_save = time.monotonic()
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self._last_save = module.elapsed()
         if not (trainer.is_global_zero and self.console.is_terminal):
             return
         self._progress = Progress(
@@ -86,8 +98,10 @@ class Recorder(Callback):
         # A step that ends with a validation is saved after it, so that resuming does not skip it.
         if module.validation_due():
             return
-        if self.interrupted or time.monotonic() - self._last_save > self.save_seconds:
-            self._save(trainer)
+        if trainer.world_size > 1:  # a signal reaches processes at different steps
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        if self.interrupted or module.elapsed() - self._last_save > self.save_seconds:
+            self._save(trainer, module)
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         if trainer.sanity_checking:
@@ -111,12 +125,23 @@ class Recorder(Callback):
                 highlight=False,
                 soft_wrap=True,
             )
-        self._save(trainer)
+            if self.tensorboard:
+                self._write_tensorboard(row)
+        self._save(trainer, module)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _write_tensorboard(self, row: dict[str, float]) -> None:
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(self.directory / TENSORBOARD)) as writer:
+            for key in COLUMNS[1:]:
+                kind, _, name = key.partition("_")
+                tag = f"{kind}/{name}" if kind in ("train", "valid") else key
+                writer.add_scalar(tag, row[key], int(row["step"]))
+
+    def _save(self, trainer: Trainer, module: Any) -> None:
         # Lightning writes to a temporary file first, so a crash keeps the previous checkpoint.
         trainer.save_checkpoint(self.directory / LAST)
-        self._last_save = time.monotonic()
+        self._last_save = module.elapsed()
         if self.interrupted:
             raise Interrupted
 

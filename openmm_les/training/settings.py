@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from openmm_les.exceptions import DataError
+from openmm_les.training.labels import BORN_CHARGES_ORDERS, LabelFormat
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,21 @@ class TrainingSettings:
     epochs: float | None = None
     name: str = "model"
     level_of_theory: str = ""
-    energy_key: str = "energy"
-    forces_key: str = "forces"
+    energy_key: str = ""
+    """names, units and order of labels: see `LabelFormat`"""
+    forces_key: str = ""
+    stress_key: str = ""
+    dipole_key: str = ""
+    born_charges_key: str = ""
+    charge_key: str = ""
+    energy_unit: str = ""
+    length_unit: str = ""
+    force_unit: str = ""
+    stress_unit: str = ""
+    dipole_unit: str = ""
+    born_charges_order: str = BORN_CHARGES_ORDERS[0]
+    reference_energies: str = ""
+    """"H=-13.6,O=-2041.2": eV of each element; empty: fitted to the training data"""
     max_force: float = 10.0
     """eV/Å; configurations with larger forces are dropped"""
     valid_fraction: float = 0.1
@@ -46,8 +60,26 @@ class TrainingSettings:
     warm_up: int = 200
     gradient_clip: float = 10.0
     ema: float = 0.997
+    force_weight: float = 1.0
+    """of the mean length of the force error"""
     energy_weight: float = 4.0
-    """1/Å, of the energy error per atom against the mean length of the force error"""
+    """1/Å, of the energy error per atom"""
+    stress: bool = False
+    """train on stress labels, too"""
+    stress_weight: float = 1.0
+    """1/Å, of the error of the virial per atom"""
+    dipoles: bool = False
+    """tune charges on dipole labels of isolated molecules, too"""
+    dipole_weight: float = 1.0
+    """V/Å, of the length of the dipole error over the root of the number of atoms"""
+    born_charges: bool = False
+    """tune charges on Born-charge labels, too"""
+    born_charges_weight: float = 0.2
+    """V/Å, of the size of the Born-charge error of an atom"""
+    short_range_only: bool = False
+    """no latent charges: the same backbone without the Coulomb term"""
+    freeze_backbone: bool = False
+    """train the charge head only (with `init`)"""
     charge_start: float = 0.15
     """fraction of the run in which charges stay at the elements' values; see `LESTraining`"""
     late_energy_factor: float = 5.0
@@ -56,11 +88,19 @@ class TrainingSettings:
     """fraction of the run"""
     validate_every: int = 1000
     """steps"""
+    patience: int = 0
+    """validations without a better one after which training stops; 0: it does not"""
+    tensorboard: bool = False
+    """write the log for TensorBoard, too"""
     save_minutes: float = 5.0
     seed: int = 0
     dtype: str = "float32"
     accelerator: str = "auto"
     devices: int = 1
+    """processes on each node, one per device"""
+    nodes: int = 1
+    strategy: str = "auto"
+    """Lightning's name of a way to share work among processes"""
     threads: int = 0
     """0: torch's own choice"""
 
@@ -72,7 +112,8 @@ class TrainingSettings:
         positive = (
             "max_steps max_minutes epochs max_force max_valid cutoff channels message_channels layers "
             "smearing batch_atoms learning_rate warm_up gradient_clip energy_weight "
-            "late_energy_factor validate_every save_minutes devices"
+            "late_energy_factor validate_every save_minutes devices nodes stress_weight dipole_weight "
+            "born_charges_weight"
         )
         for name in positive.split():
             value = getattr(self, name)
@@ -81,11 +122,30 @@ class TrainingSettings:
         for name in ("valid_fraction", "ema", "late_start", "charge_start"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise DataError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "seed", "threads"):
+        for name in ("weight_decay", "seed", "threads", "patience", "force_weight"):
             if not getattr(self, name) >= 0:
                 raise DataError(f"`{name}` must not be negative, got {getattr(self, name)}")
         if self.dtype not in ("float32", "float64"):
             raise DataError(f"`dtype` must be float32 or float64, got {self.dtype!r}")
+        if self.freeze_backbone and not self.init:
+            raise DataError("`freeze_backbone` trains the charges of a trained model: say which with `init`")
+        if self.short_range_only and (self.freeze_backbone or self.dipoles or self.born_charges):
+            raise DataError(
+                "`short_range_only` has no charges to train: no `dipoles`, `born_charges`, `freeze_backbone`"
+            )
+        _ = self.labels  # which checks itself
+
+    @property
+    def labels(self) -> LabelFormat:
+        """Names and units of labels."""
+        return LabelFormat(**{name: getattr(self, name) for name in LabelFormat.names()})
+
+    @property
+    def labels_used(self) -> list[str]:
+        """What the loss is made of, in words."""
+        optional = {"stress": self.stress, "dipoles": self.dipoles, "Born charges": self.born_charges}
+        forces = ["forces"] if self.force_weight > 0.0 else []
+        return ["energies", *forces, *(name for name, used in optional.items() if used)]
 
     def write(self, path: Path) -> None:
         """As JSON."""

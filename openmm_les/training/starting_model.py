@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from openmm_les.electrostatics import LatentCoulomb
-from openmm_les.elements import symbol
+from openmm_les.elements import atomic_numbers, symbol
 from openmm_les.exceptions import DataError
 from openmm_les.models.checkpoint import load_model
 from openmm_les.models.equivariant import EquivariantBackbone
-from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import GraphData
 from openmm_les.training.data import Configurations, fit_reference_energies
@@ -36,7 +36,7 @@ def build_model(
             n_layers=settings.layers,
             mean_neighbors=mean_neighbors,
         )
-        head = LatentChargeHead(elements, backbone.n_features)
+        head = NoCharges() if settings.short_range_only else LatentChargeHead(elements, backbone.n_features)
     model = LESModel(
         backbone, head, LatentCoulomb(settings.smearing), elements, [float(e) for e in reference_energies]
     )
@@ -63,6 +63,27 @@ def trained_model(name_or_path: str | Path, elements: list[int], dtype: torch.dt
     return model.to(dtype).train()
 
 
+def given_reference_energies(text: str, elements: list[int]) -> np.ndarray:
+    """Reference energies of ``"H=-13.6,O=-2041.2"``, [n_elements] in eV.
+
+    Raises
+    ------
+    DataError
+        Not of that form, or an element is left out.
+    """
+    given: dict[int, float] = {}
+    for entry in filter(None, text.replace(",", " ").split()):
+        name, _, value = entry.partition("=")
+        try:
+            given[atomic_numbers[name]] = float(value)
+        except (KeyError, ValueError) as error:
+            raise DataError(f"reference energies must read like H=-13.6,O=-2041.2; got {entry!r}") from error
+    missing = [z for z in elements if z not in given]
+    if missing:
+        raise DataError(f"no reference energy is given for {', '.join(map(symbol, missing))}")
+    return np.array([given[z] for z in elements])
+
+
 def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> float:
     """Shift a model's reference energies to the level of theory of ``data``; the largest shift, eV.
 
@@ -77,4 +98,4 @@ def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> flo
     return float(np.abs(shifts).max())
 
 
-__all__ = ["build_model", "refit_reference_energies", "trained_model"]
+__all__ = ["build_model", "given_reference_energies", "refit_reference_energies", "trained_model"]

@@ -49,7 +49,11 @@ def test_train_reports_data_and_leaves_a_model(trained):
         "last.ckpt",
         "log.csv",
         "settings.json",
+        "CARD.md",
+        "curves.png",
+        "parity.png",
     }
+    assert "openmm-les train toy.xyz -o run --max-steps 4" in (folder / "run" / "CARD.md").read_text()
 
 
 def test_evaluate_prints_and_writes_errors(trained, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from openmm_les.neighbors import all_pairs
 from openmm_les.training.batches import Batches, GraphData, TrainingStream, epoch_batches
-from openmm_les.training.loss import predict_with_forces
+from openmm_les.training.loss import predict_batch
 from openmm_les.training.settings import TrainingSettings
 from openmm_les.training.starting_model import build_model
 from tests.training.toy import toy_configurations
@@ -51,10 +51,10 @@ def test_batched_graph_equals_its_parts(data):
         np.array([-13.0, -110.0]),
         4.0,
     )
-    _, energy, forces = predict_with_forces(model, batch, train=False)
+    energy, forces = predict_batch(model, batch, train=False)[1:3]
     begin = 0
     for k, i in enumerate(indices):
-        _, e, f = predict_with_forces(model, data.batch(np.array([i])), train=False)
+        e, f = predict_batch(model, data.batch(np.array([i])), train=False)[1:3]
         np.testing.assert_allclose(energy[k].detach(), e[0].detach(), rtol=1e-12)
         np.testing.assert_allclose(forces[begin : begin + len(f)], f, atol=1e-10)
         begin += len(f)

@@ -2,52 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 
 from openmm_les.exceptions import DataError
 from openmm_les.training.data import (
-    check_configurations,
     concatenate,
     fit_reference_energies,
-    level_of_theory,
-    read_configurations,
+    make_configurations,
     split_configurations,
 )
-from tests.training.toy import toy_configurations, write_hdf5, write_xyz
-
-
-def test_hdf5_gives_back_what_was_written(tmp_path):
-    toy = toy_configurations()
-    path = write_hdf5(tmp_path / "toy.h5", toy)
-    read = read_configurations(path)
-    for name in ("offsets", "numbers", "positions", "forces", "energy", "dipole", "group", "name", "split"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(toy, name))
-    assert level_of_theory([path]) == "springs and point charges"
-
-
-def test_xyz_and_hdf5_give_the_same(tmp_path):
-    toy = toy_configurations(6)
-    xyz = read_configurations(
-        write_xyz(tmp_path / "toy.xyz", toy), energy_key="my_energy", forces_key="my_force"
-    )
-    np.testing.assert_array_equal(xyz.numbers, toy.numbers)
-    for name in ("positions", "forces", "energy", "dipole"):
-        np.testing.assert_allclose(getattr(xyz, name), getattr(toy, name), atol=2e-8)
-    np.testing.assert_array_equal(xyz.name, toy.name)
-    assert (xyz.split == "").all()
-
-
-def test_benchmark_xyz_reads(shared_data):
-    dipeptides = read_configurations(
-        shared_data / "benchmark" / "spice-dipep-dipolar_val.xyz", forces_key="force"
-    )
-    assert len(dipeptides) == 55
-    assert np.isfinite(dipeptides.dipole).all()
-    water = read_configurations(shared_data / "benchmark" / "water-RPBE-D3_50boxes.xyz")
-    assert len(water) == 50
-    np.testing.assert_allclose(water.cell[0], 12.429 * np.eye(3))
+from tests.training.toy import toy_configurations
 
 
 def test_selection_keeps_atoms_with_their_configuration():
@@ -60,71 +25,10 @@ def test_selection_keeps_atoms_with_their_configuration():
     np.testing.assert_array_equal(both.forces[both.atoms_of(10)], toy.forces[toy.atoms_of(2)])
 
 
-def test_report_counts_and_drops_outliers():
-    toy = toy_configurations(12)
-    toy.forces[toy.offsets[3]] = [11.0, 0.0, 0.0]
-    checked, report = check_configurations(toy, max_force=10.0)
-    assert len(checked) == report.n_configurations == 11
-    assert report.dropped == {"a force above 10 eV/Å": 1}
-    assert report.elements == [1, 8]
-    assert toy.name[3] not in checked.name
-    assert any("dropped 1" in line for line in report.lines())
-
-
-def _spoil(name, value):
-    toy = toy_configurations(12)
-    getattr(toy, name)[-1] = value
-    return toy
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("forces", np.nan, r"`forces` holds NaN .* configuration 11 \(W3/11\)"),
-        ("energy", np.inf, "`energy` holds NaN or infinite"),
-        ("positions", np.nan, "`positions` holds NaN"),
-        ("numbers", 0, "atomic numbers must lie between"),
-    ],
-)
-def test_bad_labels_are_refused(name, value, message):
-    with pytest.raises(DataError, match=message):
-        check_configurations(_spoil(name, value))
-
-
-def test_labels_in_other_units_are_refused():
-    toy = toy_configurations(12)
-    with pytest.raises(DataError, match="are they in eV/Å"):
-        check_configurations(replace(toy, forces=toy.forces * 964.85))
-
-
-def test_elements_the_model_does_not_know_are_refused():
-    with pytest.raises(DataError, match="the data hold O; the model knows H C"):
-        check_configurations(toy_configurations(3), elements=[1, 6])
-
-
-def test_damaged_files_are_refused(tmp_path):
-    toy = toy_configurations()
-    path = write_hdf5(tmp_path / "toy.h5", toy)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="no readable HDF5"):
-        read_configurations(path)
-    with pytest.raises(DataError, match="lacks energy, forces"):
-        read_configurations(write_hdf5(tmp_path / "bare.h5", toy, leave_out=("forces", "energy")))
-    unsorted = write_hdf5(tmp_path / "unsorted.h5", toy, leave_out=("offsets",))
-    with h5py.File(unsorted, "a") as file:
-        file["offsets"] = toy.offsets[::-1]
-    with pytest.raises(DataError, match="do not rise"):
-        read_configurations(unsorted)
-    short = write_hdf5(tmp_path / "short.h5", toy, leave_out=("forces",))
-    with h5py.File(short, "a") as file:
-        file["forces"] = toy.forces[:-1]
-    with pytest.raises(DataError, match=r"`forces` of .* has shape"):
-        read_configurations(short)
-    with pytest.raises(DataError, match="no data file"):
-        read_configurations(tmp_path / "absent.h5")
-    with pytest.raises(DataError, match="has no `energy`"):
-        read_configurations(write_xyz(tmp_path / "toy.xyz", toy))
+def test_arrays_of_other_shapes_are_refused():
+    toy = toy_configurations(3)
+    with pytest.raises(DataError, match=r"`forces` has shape \[17, 3\], want \[18, 3\]"):
+        make_configurations(toy.sizes, toy.numbers, toy.positions, toy.forces[:-1], toy.energy)
 
 
 def test_split_is_by_molecule():

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_les.training.data import check_configurations, level_of_theory, read_configurations
+from openmm_les.training.checks import check_configurations
+from openmm_les.training.hdf5 import level_of_theory
+from openmm_les.training.readers import read_configurations
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "generate_gfn2_data.py"
 
@@ -42,7 +44,7 @@ def test_tiny_data_are_ready_for_training(tiny):
     assert report.groups == {"capped_amino_acid_md": 4, "small_molecule_md": 4, "water_cluster": 4}
     assert level_of_theory([tiny]).startswith("GFN2-xTB (tblite")
     np.testing.assert_array_equal(data.total_charge[data.group == "capped_amino_acid_md"], -1.0)
-    assert report.n_dipoles == 12
+    assert report.labels["dipoles"] == 12
 
 
 def test_finished_molecules_are_not_made_again(script, tiny, tmp_path, monkeypatch):

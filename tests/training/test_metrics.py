@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from openmm_les.training.data import read_configurations
 from openmm_les.training.metrics import Predictions
+from openmm_les.training.readers import read_configurations
 from tests.training.toy import toy_configurations
 
 
@@ -13,7 +13,7 @@ def _perfect(toy):
     predictions = Predictions(toy)
     predictions.energy = toy.energy.copy()
     predictions.forces = toy.forces.copy()
-    predictions.charges = np.where(toy.numbers == 1, 0.2, -0.4)
+    predictions.charges = predictions.latent_charges = np.where(toy.numbers == 1, 0.2, -0.4)
     return predictions
 
 

@@ -71,6 +71,8 @@ def toy_configurations(n: int = 24, seed: int = 0) -> Configurations:
         cell=np.zeros((n, 3, 3)),
         total_charge=np.zeros(n),
         dipole=np.array(dipoles),
+        stress=np.full((n, 3, 3), np.nan),
+        born_charges=np.array([_CHARGES[int(z)] * np.eye(3) for z in np.concatenate(numbers)]),
         group=np.array([f"water{1 + c % 3}" for c in range(n)]),
         name=np.array([f"W{1 + c % 3}/{c}" for c in range(n)]),
         split=np.array(["valid" if c % 6 == 5 else "train" for c in range(n)]),
@@ -82,7 +84,9 @@ def write_hdf5(path: Path, c: Configurations, leave_out: tuple[str, ...] = ()) -
     with h5py.File(path, "w") as file:
         file.attrs["level"] = "springs and point charges"
         file["atomic_numbers"] = c.numbers.astype(np.uint8)
-        for name in ("offsets", "positions", "forces", "energy", "cell", "total_charge", "dipole"):
+        for name in (
+            "offsets", "positions", "forces", "energy", "cell", "total_charge", "dipole", "born_charges"
+        ):  # fmt: skip
             if name not in leave_out:
                 file[name] = getattr(c, name)
         for name in ("group", "name", "split"):
@@ -98,6 +102,7 @@ def write_xyz(path: Path, c: Configurations) -> Path:
         s = c.atoms_of(i)
         atoms = ase.Atoms(c.numbers[s], c.positions[s])
         atoms.arrays["my_force"] = c.forces[s]
+        atoms.arrays["born_charges"] = c.born_charges[s].reshape(-1, 9)
         atoms.info.update(my_energy=c.energy[i], dipole=c.dipole[i], name=c.name[i], group=c.group[i])
         frames.append(atoms)
     ase.io.write(path, frames)

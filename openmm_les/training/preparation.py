@@ -1,0 +1,155 @@
+"""Everything before the first step: data read and checked, a model to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from openmm_les.elements import symbol
+from openmm_les.exceptions import DataError
+from openmm_les.models.heads import NoCharges
+from openmm_les.models.model import LESModel
+from openmm_les.training.batches import GraphData
+from openmm_les.training.checks import Report, check_configurations
+from openmm_les.training.data import (
+    Configurations,
+    concatenate,
+    fit_reference_energies,
+    split_configurations,
+)
+from openmm_les.training.hdf5 import level_of_theory
+from openmm_les.training.module import LESTraining
+from openmm_les.training.readers import read_configurations
+from openmm_les.training.settings import TrainingSettings
+from openmm_les.training.starting_model import (
+    build_model,
+    given_reference_energies,
+    refit_reference_energies,
+    trained_model,
+)
+
+INITIAL = "initial.safetensors"
+
+
+def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurations, Configurations, Report]:
+    """Training and validation configurations, checked, and the report, which also goes to ``console``.
+
+    Raises
+    ------
+    DataError
+        See `check_configurations`; or nothing to train or validate on.
+    """
+
+    def read(paths: Sequence[str]) -> Configurations:
+        return concatenate(
+            [read_configurations(p, settings.labels, say=partial(say, console)) for p in paths]
+        )
+
+    data = read(settings.data)
+    if settings.valid:
+        data.split = np.full(len(data), "train")
+        valid = read(settings.valid)
+        valid.split = np.full(len(valid), "valid")
+        data = concatenate([data, valid])
+    data, report = check_configurations(data, max_force=settings.max_force)
+    for line in report.lines():
+        say(console, line)
+    data = split_configurations(data, valid_fraction=settings.valid_fraction, seed=settings.seed)
+    train, valid = data.select(data.split == "train"), data.select(data.split == "valid")
+    for name, part in (("train", train), ("valid", valid)):
+        if len(part) == 0:
+            raise DataError(f"no configurations to {name} on; the splits found: {sorted(set(data.split))}")
+    asked = {"stress": settings.stress, "dipole": settings.dipoles, "born_charges": settings.born_charges}
+    for label in (name for name, wanted in asked.items() if wanted):
+        if not np.isfinite(getattr(train, label)).any():
+            raise DataError(f"the training data hold no labels of `{label}` to train on")
+    unseen = sorted(set(valid.numbers.tolist()) - set(train.numbers.tolist()))
+    if unseen:
+        raise DataError(f"validation data hold elements that training data do not: atomic numbers {unseen}")
+    if len(valid) > settings.max_valid:
+        drawn = np.random.default_rng(settings.seed).permutation(len(valid))[: settings.max_valid]
+        valid = valid.select(np.sort(drawn))
+    say(console, f"training on {len(train)}, validating on {len(valid)} configurations")
+    return train, valid, report
+
+
+def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LESTraining:
+    """Data read and checked, model built: everything before the first step. Writes nothing."""
+    train_set, valid_set, report = load_data(settings, console)
+    elements = sorted(set(train_set.numbers.tolist()))
+    dtype = getattr(torch, settings.dtype)
+    initial: LESModel | None = None
+    if settings.init:
+        copy = directory / INITIAL  # kept by the run, for when it is resumed
+        initial = trained_model(copy if copy.is_file() else settings.init, elements, dtype)
+        if settings.short_range_only:
+            initial.charge_head = NoCharges()
+    cutoff = settings.cutoff if initial is None else initial.cutoff
+    with console.status("finding neighbours"):
+        train_graphs = GraphData(train_set, cutoff, dtype=dtype)
+        valid_graphs = GraphData(valid_set, cutoff, dtype=dtype)
+    if train_graphs.n_unresolved:
+        say(
+            console,
+            f"{train_graphs.n_unresolved} configurations: total charge not attributable to molecules, "
+            "conserved as a whole",
+        )
+    mean_neighbors = train_graphs.centers.numel() / len(train_set.numbers)
+    if initial is None:
+        references = (
+            given_reference_energies(settings.reference_energies, elements)
+            if settings.reference_energies
+            else fit_reference_energies(train_set, elements)
+        )
+        model = build_model(settings, elements, references, max(1.0, round(mean_neighbors, 1)))
+    else:
+        model = initial
+        if settings.reference_energies:
+            references = given_reference_energies(settings.reference_energies, elements)
+            model.reference_energies[torch.tensor(elements)] = torch.from_numpy(references)
+            say(console, f"starting from {Path(settings.init).name}, with the reference energies given")
+        else:
+            with console.status("fitting reference energies"):
+                shift = refit_reference_energies(model, train_graphs, settings.seed)
+            say(
+                console,
+                f"starting from {Path(settings.init).name}; reference energies shift by {shift:.3g} eV",
+            )
+    n_parameters = sum(p.numel() for p in model.parameters())
+    say(console, f"{n_parameters} parameters, {mean_neighbors:.1f} neighbours per atom")
+    metadata = {
+        "name": settings.name,
+        "n_parameters": n_parameters,
+        "level_of_theory": settings.level_of_theory or level_of_theory(settings.data),
+        "training_data": {
+            "files": [Path(path).name for path in settings.data],
+            "train": len(train_set),
+            "valid": len(valid_set),
+            "labels": ", ".join(settings.labels_used),
+            "elements": {symbol(z): n for z, n in report.elements.items()},
+            "groups": report.groups,
+            "dropped": report.dropped,
+        },
+        # Files by name: where they lay on one machine tells nobody else anything.
+        "settings": {
+            **asdict(settings),
+            "data": tuple(Path(path).name for path in settings.data),
+            "valid": tuple(Path(path).name for path in settings.valid),
+            "init": Path(settings.init).name,
+        },
+    }
+    return LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
+
+
+def say(console: Console, line: str) -> None:
+    """One plain line, unbroken where output goes to a file."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+__all__ = ["INITIAL", "load_data", "prepare", "say"]
