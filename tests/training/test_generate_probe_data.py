@@ -12,7 +12,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from openmm_les.molecules import bonded_molecules
-from openmm_les.training.data import check_configurations, read_configurations
+from openmm_les.training.checks import check_configurations
+from openmm_les.training.readers import read_configurations
 from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, WATER, WATER_NUMBERS
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "generate_probe_data.py"
