@@ -60,7 +60,7 @@ def made(script, source):
 
 def test_molecules_are_out_of_each_others_reach_and_keep_their_charges(script, made):
     data, report = check_configurations(read_configurations(made))
-    assert len(data) == 12 and report.n_dipoles == 12
+    assert len(data) == 12 and report.labels["dipoles"] == 12
     assert sorted(data.split) == ["test"] * 2 + ["train"] * 8 + ["valid"] * 2
     assert (data.total_charge != 0).any()
     for i in range(len(data)):
