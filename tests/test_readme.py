@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -28,3 +29,13 @@ def test_snippet_runs(snippet: str, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_measured_numbers_are_those_of_the_result_files() -> None:
+    script = README.parent / "examples" / "benchmarks" / "summary.py"
+    spec = importlib.util.spec_from_file_location("summary", script)
+    assert spec is not None and spec.loader is not None
+    summary = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(summary)
+    written = README.read_text().split(summary.BEGIN)[1].split(summary.END)[0]
+    assert written.strip() == summary.table(), "run examples/benchmarks/summary.py --write"

@@ -133,8 +133,8 @@ def make_force(
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if periodic and getattr(model.electrostatics, "k_cutoff", None) is not None:
         warnings.warn(
-            "this model cuts its Coulomb sum sharply at a wave number (`k_cutoff`): its energy jumps when the "
-            "box changes. Run it at constant volume; with a barostat densities would be wrong",
+            "this model cuts its Coulomb sum sharply at a wave number (`k_cutoff`): its energy jumps when "
+            "the box changes. Run it at constant volume; with a barostat densities would be wrong",
             stacklevel=3,
         )
     route = choose_route(route)

@@ -7,8 +7,8 @@ from openmm import app, unit
 
 from openmm_les import create_mixed_system
 from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
-from openmm_les.engine.connectivity import CONNECTIVITY_NAME
 from openmm_les.embedding.regions import Region, find_region
+from openmm_les.engine.connectivity import CONNECTIVITY_NAME
 from openmm_les.engine.files import system_from_xml
 from openmm_les.exceptions import EmbeddingError
 from tests.embedding.conftest import create_mm_system

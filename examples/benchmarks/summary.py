@@ -1,0 +1,112 @@
+"""The table of measured numbers in the README, from the JSON files that the benchmarks wrote.
+
+    python examples/benchmarks/summary.py            # shows it
+    python examples/benchmarks/summary.py --write    # puts it into the README
+
+A benchmark has its rows here as soon as its file lies in ``results``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = (
+    "<!-- begin of the table that examples/benchmarks/summary.py writes -->",
+    "<!-- end of the table -->",
+)
+
+Rows = list[tuple[str, str]]
+"""What was measured, and the number in words."""
+
+
+def shipped_model(result: dict[str, Any]) -> Rows:
+    """Held-out errors of a shipped model."""
+    every, neutral = result["all"], result["dipole_neutral"]
+    return [
+        (
+            f"`{result['model']}` on {every['configurations']} held-out configurations",
+            f"forces {1000 * every['force_mae']:.1f} meV/Å, "
+            f"energies {1000 * every['energy_mae']:.1f} meV/atom; "
+            f"dipoles (never trained on, neutral) r {neutral['r']:.3f}, slope {neutral['slope']:.2f}",
+        )
+    ]
+
+
+def nve(result: dict[str, Any]) -> Rows:
+    """Energy drift of an isolated molecule."""
+    drifts = ", ".join(
+        f"{result[p]['drift_kJ_per_mol_per_ps']:+.4f} ({p})" for p in ("single", "double") if p in result
+    )
+    time = result["single"]["picoseconds"]
+    return [(f"NVE of {result['molecule']}, {time:g} ps at 0.5 fs, drift in kJ/mol/ps", drifts)]
+
+
+def nvt(result: dict[str, Any]) -> Rows:
+    """Bonds kept at constant temperature."""
+    run = result["single"]
+    return [
+        (
+            f"NVT of {result['molecule']}, {run['picoseconds']:g} ps at 300 K",
+            f"{run['frames_with_changed_bonds']} of {run['frames']} frames with a broken bond",
+        )
+    ]
+
+
+def step_time(result: dict[str, Any]) -> Rows:
+    """Time of a step of the demo system against its force field alone."""
+    rows = []
+    atoms = f"{result['atoms']['ml']} of {result['atoms']['total']} atoms ML"
+    for name, row in result["times"].items():
+        if name.startswith("mixed"):
+            rows.append(
+                (
+                    f"a step of the demo ({atoms}), {name}",
+                    f"{row['ms_per_step']:.1f} ms, {row['ratio']:.1f} × the force field alone",
+                )
+            )
+    return rows
+
+
+READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
+    "peptide-gfn2-small-test": shipped_model,
+    "stability-nve": nve,
+    "stability-nvt": nvt,
+    "step_time-python": step_time,
+    "step_time-torchforce-python": step_time,
+}
+
+
+def table() -> str:
+    """Markdown table of all results that are there."""
+    lines = ["| what | measured | file |", "| --- | --- | --- |"]
+    for name, reader in READERS.items():
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            link = f"[{name}](examples/benchmarks/results/{name}.json)"
+            lines += [
+                f"| {what} | {number} | {link} |" for what, number in reader(json.loads(path.read_text()))
+            ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Show the table or put it into the README."""
+    parser = argparse.ArgumentParser(description="The README's table of measured numbers.")
+    parser.add_argument("--write", action="store_true", help="put it into the README")
+    if not parser.parse_args().write:
+        print(table())
+        return
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
