@@ -3,9 +3,10 @@
     python examples/energy_of_volume.py docs/energy_of_volume.png
 
 216 waters with charges of ∓0.8 and 0.4 e, σ = 1 Å, are scaled with their box over 4 % of its length:
-positions in units of the box and charges stay. The sharp cut |k| <= 2π/(2 Å) of some published models counts the waves
-inside a sphere. When the box grows, whole shells of waves enter it, and the energy jumps: steps that a
-barostat takes for work done against the pressure. The converged sum, exact or by mesh, is smooth.
+positions in units of the box and charges stay. The sharp cut |k| <= 2π/(2 Å) of some published models
+counts the waves inside a sphere. When the box grows, whole shells of waves enter it, and the energy
+jumps: steps that a barostat takes for work done against the pressure. The converged sum, exact or by mesh, is
+smooth.
 """
 
 from __future__ import annotations

@@ -251,5 +251,10 @@ class LESModel(nn.Module):
             latent_charges=output.latent_charges.detach().double().cpu().numpy(),
             energy_short_range=float(output.energy_short_range.detach()[0]),
             energy_long_range=float(output.energy_long_range.detach()[0]),
-            stress=virial[0].double().cpu().numpy() / abs(np.linalg.det(cell)) if virial else None,
+            stress=None if cell is None or not virial else _stress(virial[0], cell),
         )
+
+
+def _stress(virial: Tensor, cell: np.ndarray) -> np.ndarray:
+    """``virial`` (dE/dstrain, [3, 3], eV) over the volume of ``cell`` ([3, 3], Å), eV/Å³."""
+    return virial.double().cpu().numpy() / abs(np.linalg.det(cell))
