@@ -127,9 +127,9 @@ def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
 def _mean_error(found: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
     """Mean of ``scale`` [n] times the length of the difference, [n, ...], where there is a label."""
     labelled = torch.isfinite(wanted.flatten(1)).all(1)
-    difference = (found[labelled] - wanted[labelled]).flatten(1)
+    difference = (found[labelled] - wanted[labelled]).flatten(1) * scale[labelled].unsqueeze(1)
     lengths = torch.sqrt((difference * difference).sum(1) + 1e-12)  # differentiable at zero
-    return (scale[labelled] * lengths).sum() / labelled.sum().clamp(min=1)
+    return lengths.sum() / labelled.sum().clamp(min=1)
 
 
 __all__ = ["Losses", "Outputs", "Weights", "batch_losses", "predict_batch"]

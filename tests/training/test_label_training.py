@@ -1,0 +1,153 @@
+"""Training on more than energies and forces, and what a run leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openmm_les.exceptions import DataError
+from openmm_les.models.checkpoint import load_model, read_description
+from openmm_les.training.card import command_line
+from openmm_les.training.evaluation import evaluate_model
+from openmm_les.training.recorder import LOG, TENSORBOARD
+from openmm_les.training.settings import TrainingSettings
+from openmm_les.training.trainer import CARD, CURVES, MODEL, PARITY, resume_training, train
+from tests.training.test_trainer import SMALL, _quiet, _rows
+from tests.training.toy import toy_configurations, write_hdf5
+
+STEPS = {"max_steps": 2, "validate_every": 2, **SMALL}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(write_hdf5(tmp_path_factory.mktemp("data") / "toy.h5", toy_configurations(24)))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A model of energies and forces alone."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    settings = TrainingSettings(data=(data,), **{**STEPS, "max_steps": 30, "validate_every": 30})
+    assert train(settings, folder, console=_quiet())
+    return folder
+
+
+def card_of(folder: Path) -> str:
+    return (folder / CARD).read_text()
+
+
+def test_charges_alone_are_tuned_on_their_labels(data, trained, tmp_path):
+    settings = TrainingSettings(
+        data=(data,),
+        init=str(trained / MODEL),
+        freeze_backbone=True,
+        dipoles=True,
+        born_charges=True,
+        learning_rate=3e-2,
+        force_weight=0.0,
+        energy_weight=1e-9,
+        **{**STEPS, "max_steps": 60, "validate_every": 20},
+    )
+    assert train(settings, tmp_path / "tuned", console=_quiet())
+    before, after = load_model(trained / MODEL), load_model(tmp_path / "tuned" / MODEL)
+    for (name, a), b in zip(before.backbone.named_parameters(), after.backbone.parameters()):
+        torch.testing.assert_close(a, b, rtol=0.0, atol=0.0, msg=name)
+    errors = [evaluate_model(f / MODEL, [data], split="valid")["all"] for f in (trained, tmp_path / "tuned")]
+    for label in ("dipole", "born_charges"):
+        assert errors[1][label]["mae"] < 0.6 * errors[0][label]["mae"]
+    rows = _rows(tmp_path / "tuned")
+    assert float(rows[-1]["valid_dipole_error"]) < float(rows[0]["valid_dipole_error"])
+    card = card_of(tmp_path / "tuned")
+    assert "**Labels used: energies, dipoles, Born charges.**" in card
+    assert "tuned on dipoles and Born charges" in card and "backbone frozen" in card
+    assert "Charges follow from these alone" in card_of(trained)
+
+
+def test_a_model_without_charges(data, tmp_path):
+    settings = TrainingSettings(data=(data,), short_range_only=True, **STEPS)
+    assert train(settings, tmp_path / "run", console=_quiet())
+    model = load_model(tmp_path / "run" / MODEL)
+    out = model.evaluate(np.array([[0.0, 0, 0], [0.95, 0, 0], [0, 0.95, 0]]), np.array([8, 1, 1]))
+    assert out.energy_long_range == 0.0 and (out.latent_charges == 0.0).all()
+    assert np.abs(out.forces).max() > 0.0
+    assert "no latent charges" in card_of(tmp_path / "run")
+    assert evaluate_model(tmp_path / "run" / MODEL, [data], split="valid")["warnings"] == []
+
+
+def test_isolated_and_periodic_systems_train_together(tmp_path):
+    toy = toy_configurations(24)
+    toy.cell[2::3] = np.diag([12.0, 9.0, 9.0])
+    toy.stress[2::3] = 0.001 * np.eye(3)
+    data = write_hdf5(tmp_path / "mixed.h5", toy)
+    settings = TrainingSettings(data=(str(data),), stress=True, **STEPS)
+    with pytest.raises(DataError, match="no labels of `stress`"):
+        train(settings, tmp_path / "none", console=_quiet())
+    import h5py
+
+    with h5py.File(data, "a") as file:
+        file["stress"] = toy.stress
+    assert train(settings, tmp_path / "run", console=_quiet())
+    assert np.isfinite(float(_rows(tmp_path / "run")[-1]["valid_stress_error"]))
+    result = evaluate_model(tmp_path / "run" / MODEL, [data], split="all", plot=tmp_path / "parity.png")
+    assert result["all"]["stress"]["n"] == 8
+    assert result["groups"]["water1"]["stress"] is None
+    assert (tmp_path / "parity.png").stat().st_size > 10_000
+
+
+def test_patience_ends_a_run_and_stays_at_its_end(data, tmp_path):
+    settings = TrainingSettings(data=(data,), patience=2, learning_rate=1e-300, **{**STEPS, "max_steps": 40})
+    console = _quiet()
+    assert train(settings, tmp_path / "run", console=console)
+    rows = _rows(tmp_path / "run")
+    assert len(rows) == 3
+    assert "validations without a better one" in console.file.getvalue()
+    assert resume_training(tmp_path / "run", console=_quiet())
+    assert _rows(tmp_path / "run") == rows
+
+
+def test_a_run_leaves_pictures_and_events(data, tmp_path):
+    settings = TrainingSettings(data=(data,), tensorboard=True, **STEPS)
+    assert train(settings, tmp_path / "run", console=_quiet())
+    for name in (CURVES, PARITY):
+        assert (tmp_path / "run" / name).read_bytes()[1:4] == b"PNG"
+    (events,) = (tmp_path / "run" / TENSORBOARD).iterdir()
+    assert b"valid/force_mae" in events.read_bytes()
+    assert (tmp_path / "run" / LOG).is_file()
+
+
+def test_reference_energies_can_be_given(data, tmp_path):
+    settings = TrainingSettings(data=(data,), reference_energies="H=-13.5, O=-109.5", **STEPS)
+    assert train(settings, tmp_path / "run", console=_quiet())
+    assert load_model(tmp_path / "run" / MODEL).reference_energies[[1, 8]].tolist() == [-13.5, -109.5]
+    for text, message in (("H=-13.5", "given for O"), ("H:-1,O=2", "must read like")):
+        wrong = TrainingSettings(data=(data,), reference_energies=text, **STEPS)
+        with pytest.raises(DataError, match=message):
+            train(wrong, tmp_path / "wrong", console=_quiet())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"freeze_backbone": True}, "say which with `init`"),
+        ({"short_range_only": True, "dipoles": True}, "no charges to train"),
+        ({"dipole_weight": 0.0}, "`dipole_weight` must be positive"),
+        ({"energy_unit": "stone"}, "no unit that is known"),
+    ],
+)
+def test_bad_combinations_are_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        TrainingSettings(data=("x.h5",), max_steps=1, **change)
+
+
+def test_the_card_s_command_is_the_run_s(trained):
+    settings = TrainingSettings.read(trained / "settings.json")
+    command = command_line(settings).split()
+    assert command[:2] == ["openmm-les", "train"]
+    assert command[command.index("--channels") + 1] == "8"
+    assert "--warm-up" in command and "--seed" not in command
+    metadata = read_description(trained / MODEL)["metadata"]
+    assert metadata["training_data"]["labels"] == "energies, forces"
+    assert metadata["training_data"]["elements"] == {"H": 24, "O": 24}
