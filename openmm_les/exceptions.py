@@ -27,3 +27,7 @@ class DataError(OpenMMLESError, ValueError):
 
 class RunError(OpenMMLESError):
     """A simulation run cannot start, continue, or be written."""
+
+
+class LicenseWarning(UserWarning):
+    """A model's weights may be used for some purposes only."""

@@ -9,7 +9,8 @@ import typer
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(help="Show the card of this model.", show_default=False)
+        str | None,
+        typer.Argument(help="Show the card of this model, or of a model file.", show_default=False),
     ] = None,
 ) -> None:
     """List the shipped models, or show the card of one: data, level of theory, errors, licence."""

@@ -64,8 +64,10 @@ class ForceBoundary(nn.Module):
     ) -> None:
         super().__init__()
         model.check_elements(np.asarray(numbers))
-        self.model = copy.deepcopy(model).to("cpu", dtype)
+        self.model = copy.deepcopy(model)
         self.model.requires_grad_(False)
+        self.model.fold()
+        self.model.to("cpu", dtype)
         self.pairs = make_pairs(model.cutoff, len(numbers))
         self.dtype = dtype
         self.length_factor = ANGSTROM_PER_NM

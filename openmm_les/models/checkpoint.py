@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
@@ -18,7 +20,10 @@ import torch
 from safetensors.torch import save
 
 from openmm_les.electrostatics import LatentCoulomb
-from openmm_les.exceptions import CheckpointError
+from openmm_les.elements import symbol
+from openmm_les.exceptions import CheckpointError, LicenseWarning
+from openmm_les.models.adapters.convert import convert_mace, make_converged
+from openmm_les.models.adapters.mace import MACEBackbone, MACEChargeHead
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
@@ -30,9 +35,14 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 WEIGHTS = "model.safetensors"
 CARD = "CARD.md"
 
-BACKBONES: Dict[str, type] = {"EquivariantBackbone": EquivariantBackbone}
-CHARGE_HEADS: Dict[str, type] = {"LatentChargeHead": LatentChargeHead, "NoCharges": NoCharges}
+BACKBONES: Dict[str, type] = {"EquivariantBackbone": EquivariantBackbone, "MACEBackbone": MACEBackbone}
+CHARGE_HEADS: Dict[str, type] = {
+    "LatentChargeHead": LatentChargeHead,
+    "MACEChargeHead": MACEChargeHead,
+    "NoCharges": NoCharges,
+}
 ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
+_RESTRICTED = re.compile(r"\bNC\b|non-?commercial|academic", re.IGNORECASE)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -78,27 +88,61 @@ def save_model(model: LESModel, path: Union[str, Path], metadata: Optional[Mappi
         raise
 
 
-def load_model(name_or_path: Union[str, Path]) -> LESModel:
+def load_model(
+    name_or_path: Union[str, Path], *, electrostatics: str = "stored", head: Optional[str] = None
+) -> LESModel:
     """A model by the name it ships under (`list_models`) or from a file.
+
+    A MACE or MACE-LES checkpoint is converted on the way (`convert_mace`): recognised by its content,
+    nothing of it is run.
+
+    Parameters
+    ----------
+    name_or_path : of a shipped model, of a file of `save_model`, or of a checkpoint of mace
+    electrostatics : "stored": the periodic sum as the model has it; "converged": complete, where a
+        published model cuts it at some wave length (the log tells what that changes)
+    head : of a checkpoint of mace with several
 
     Raises
     ------
     CheckpointError
         No such model or file, a damaged file, another format or a newer version of it.
+
+    Warns
+    -----
+    LicenseWarning
+        The weights are for non-commercial use only.
     """
+    if electrostatics not in ("stored", "converged"):
+        raise ValueError(f"`electrostatics` must be 'stored' or 'converged', got {electrostatics!r}")
     path = Path(name_or_path)
-    shipped = PRETRAINED / str(name_or_path) / WEIGHTS
     if str(name_or_path) in list_models():
-        path = shipped
+        path = PRETRAINED / str(name_or_path) / WEIGHTS
     elif not path.is_file():
         raise CheckpointError(
             f"no model {str(name_or_path)!r}: no such file, and the shipped models are "
             f"{', '.join(list_models()) or '(none)'}"
         )
-    description = read_description(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}
-    return _build(description, weights, path)
+    if _is_pickled(path):
+        model = convert_mace(path, head=head)
+    elif head is not None:
+        raise ValueError(f"`head` is for checkpoints of mace; {path.name} is a model of openmm-les")
+    else:
+        description = read_description(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        model = _build(description, weights, path)
+    if electrostatics == "converged":
+        make_converged(model)
+    if is_restricted(model):
+        terms = model.metadata["license"]
+        warnings.warn(f"the weights of {path.name} are licensed: {terms}", LicenseWarning, stacklevel=2)
+    return model
+
+
+def is_restricted(model: LESModel) -> bool:
+    """Whether the licence of the weights, as the metadata state it, is a non-commercial one."""
+    return _RESTRICTED.search(str(model.metadata.get("license", ""))) is not None
 
 
 def read_description(path: Union[str, Path]) -> Dict[str, Any]:
@@ -140,10 +184,29 @@ def list_models() -> List[str]:
 
 
 def model_card(name: str) -> str:
-    """Card (Markdown) of a shipped model: data, level of theory, errors, licence."""
-    if name not in list_models():
-        raise CheckpointError(f"no shipped model {name!r}; there are {', '.join(list_models()) or '(none)'}")
-    return (PRETRAINED / name / CARD).read_text()
+    """Card (Markdown) of a shipped model or of a file: data, level of theory, errors, licence."""
+    if name in list_models():
+        return (PRETRAINED / name / CARD).read_text()
+    if not Path(name).is_file():
+        shipped = ", ".join(list_models()) or "(none)"
+        raise CheckpointError(f"no model {name!r}: no such file, and the shipped models are {shipped}")
+    description = read_description(name)
+    metadata = dict(description["metadata"])
+    metadata["elements"] = " ".join(symbol(z) for z in description["elements"])
+    metadata["parts"] = ", ".join(
+        description[p]["type"] for p in ("backbone", "charge_head", "electrostatics")
+    )
+    lines = [f"# {metadata.pop('name', Path(name).stem)}", ""]
+    for key, value in metadata.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"- **{key.replace('_', ' ')}**: {text}")
+    return "\n".join(lines) + "\n"
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether a file is one of torch.save, by its first bytes, or claims to be one by its name."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04" or path.suffix == ".model"
 
 
 def _describe(part: Any, registry: Mapping[str, type]) -> Dict[str, Any]:

@@ -101,6 +101,17 @@ class LESModel(nn.Module):
         self.reference_energies = references.to(self.reference_energies.device)
         return self
 
+    @torch.jit.unused
+    def fold(self) -> None:
+        """Let parts compute what follows from constant weights once and for all.
+
+        For simulations; later changes of the weights may go unnoticed.
+        """
+        for module in self.modules():
+            fold = getattr(module, "fold", None)
+            if module is not self and fold is not None:
+                fold()
+
     def forward(self, graph: Graph, differentiable: bool = True) -> Prediction:
         """Energies and charges, differentiable in positions and cells.
 

@@ -129,9 +129,7 @@ def test_truncated_file(saved, kept):
         load_model(saved)
 
 
-@pytest.mark.parametrize(
-    "content", [b"not a model", b"\x00" * 64, b"\xff" * 64, b"PK\x03\x04" + b"\x00" * 60]
-)
+@pytest.mark.parametrize("content", [b"not a model", b"\x00" * 64, b"\xff" * 64])
 def test_other_content(tmp_path, content):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
@@ -149,15 +147,18 @@ class Bomb:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("write", ["pickle", "torch"])
-def test_pickles_are_refused_and_never_executed(tmp_path, write):
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [("pickle", "is not a complete openmm-les model"), ("torch", "asks for 'io.open', .* refused")],
+)
+def test_pickles_are_refused_and_never_executed(tmp_path, write, message):
     trace = tmp_path / "executed"
     path = tmp_path / "model.pt"
     if write == "pickle":
         path.write_bytes(pickle.dumps({"model": Bomb(trace)}))
     else:
         torch.save({"model": Bomb(trace)}, path)
-    with pytest.raises(CheckpointError, match="is not a complete openmm-les model"):
+    with pytest.raises(CheckpointError, match=message):
         load_model(path)
     assert not trace.exists()
     pickle.loads(pickle.dumps(Bomb(trace))).close()  # the bomb is a real one
@@ -303,7 +304,7 @@ def test_shipped_models_load_by_name(tmp_path, monkeypatch):
     assert load_model("peptide-small").metadata == {"name": "peptide-small"}
     assert model_card("water-small") == "# water-small\n"
     with pytest.raises(
-        CheckpointError, match="no shipped model 'other'; there are peptide-small, water-small"
+        CheckpointError, match=r"no model 'other': no such file, .* are peptide-small, water-small"
     ):
         model_card("other")
     with pytest.raises(CheckpointError, match="the shipped models are peptide-small, water-small"):
