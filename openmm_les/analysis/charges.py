@@ -13,8 +13,9 @@ from torch import Tensor
 
 from openmm_les.analysis.trajectories import topology_bonds
 from openmm_les.exceptions import UnknownElementError
-from openmm_les.graph import Graph, configuration_index
+from openmm_les.graph import Graph
 from openmm_les.models.model import LESModel
+from openmm_les.models.response import born_charges_of_charges, latent_charges
 from openmm_les.molecules import check_bonds_complete, connected_molecules, molecule_charges
 from openmm_les.pairs import make_pairs
 
@@ -167,32 +168,15 @@ class ChargeModel:
         for graph in self.graphs(positions, cells):
             with torch.enable_grad():
                 graph = graph._replace(positions=graph.positions.requires_grad_(True))
-                dipoles = self._dipoles(graph)  # [b, 3]
-                rows = [
-                    torch.autograd.grad(dipoles[:, a].sum(), graph.positions, retain_graph=a < 2)[0]
-                    for a in range(3)
-                ]
-            born = torch.stack(rows, 1).double().numpy()  # [b·n, 3, 3]
+                charges = self._physical_charges(graph)
+                # Molecules are whole already: without cells nobody looks for their images.
+                whole = graph._replace(cells=torch.zeros_like(graph.cells))
+                born = born_charges_of_charges(charges, whole).double().numpy()  # [b·n, 3, 3]
             found.append(born.reshape(-1, self.n_atoms, 3, 3))
         return np.concatenate(found)
 
     def _physical_charges(self, graph: Graph) -> Tensor:
-        atoms = self.model.backbone(graph)
-        latent = self.model.charge_head(
-            atoms.features, graph.numbers, graph.molecules, graph.molecule_charges
-        )
-        return self.factor * self.model.physical_charges(latent, graph)
-
-    def _dipoles(self, graph: Graph) -> Tensor:
-        """Dipoles of the frames of a graph, each molecule about its own fixed centre, [b, 3] in e·Å."""
-        charges = self._physical_charges(graph)
-        centers = torch.zeros((len(graph.molecule_charges), 3), dtype=self.dtype)
-        sizes = torch.bincount(graph.molecules).to(self.dtype).unsqueeze(1)
-        centers = centers.index_add(0, graph.molecules, graph.positions.detach()) / sizes
-        arms = graph.positions - centers[graph.molecules]
-        n_frames = len(graph.offsets) - 1
-        dipoles = torch.zeros((n_frames, 3), dtype=self.dtype)
-        return dipoles.index_add(0, configuration_index(graph.offsets), charges.unsqueeze(1) * arms)
+        return self.factor * self.model.physical_charges(latent_charges(self.model, graph), graph)
 
     def graphs(self, positions: np.ndarray, cells: np.ndarray | None) -> Iterator[Graph]:
         """Graphs of successive frames, ``batch_frames`` at a time."""
