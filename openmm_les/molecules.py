@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from openmm_les.elements import covalent_radii, symbol
 
@@ -55,6 +55,23 @@ def connected_molecules(bonds: np.ndarray, n_atoms: int) -> np.ndarray:
     graph = coo_array((np.ones(len(bonds)), (bonds[:, 0], bonds[:, 1])), shape=(n_atoms, n_atoms))
     _, labels = connected_components(graph, directed=False)
     return labels.astype(np.int64)
+
+
+def spanning_bonds(bonds: np.ndarray, n_atoms: int) -> np.ndarray:
+    """Bonds that span every molecule, [n, 2] int32, from an atom reached before to a new one.
+
+    In this order molecules can be put together bond by bond, whatever the order of their atoms.
+    """
+    molecules = connected_molecules(bonds, n_atoms)
+    roots = np.unique(molecules, return_index=True)[1]
+    # One more node, joined to an atom of each molecule, so that a single search reaches all.
+    starts = np.stack([np.full(len(roots), n_atoms), roots], 1)
+    edges = np.concatenate([bonds.reshape(-1, 2), starts])
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n_atoms + 1, n_atoms + 1))
+    order, parents = breadth_first_order(graph.tocsr(), n_atoms, directed=False)
+    children = order[1:]
+    tree = np.stack([parents[children], children], 1)
+    return np.ascontiguousarray(tree[tree[:, 0] != n_atoms], dtype=np.int32)
 
 
 def bonded_molecules(

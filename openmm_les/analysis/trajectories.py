@@ -10,10 +10,8 @@ from typing import Any
 
 import mdtraj
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order
 
-from openmm_les.molecules import connected_molecules
+from openmm_les.molecules import spanning_bonds
 from openmm_les.units import ANGSTROM_PER_NM, FS_PER_PS
 
 _HDF5 = (".h5", ".hdf5", ".lh5")
@@ -305,23 +303,6 @@ def topology_bonds(topology: mdtraj.Topology) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def spanning_bonds(bonds: np.ndarray, n_atoms: int) -> np.ndarray:
-    """Bonds that span every molecule, [n, 2] int32, from an atom reached before to a new one.
-
-    In this order molecules can be put together bond by bond, whatever the order of their atoms.
-    """
-    molecules = connected_molecules(bonds, n_atoms)
-    roots = np.unique(molecules, return_index=True)[1]
-    # One more node, joined to an atom of each molecule, so that a single search reaches all.
-    starts = np.stack([np.full(len(roots), n_atoms), roots], 1)
-    edges = np.concatenate([bonds.reshape(-1, 2), starts])
-    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n_atoms + 1, n_atoms + 1))
-    order, parents = breadth_first_order(graph.tocsr(), n_atoms, directed=False)
-    children = order[1:]
-    tree = np.stack([parents[children], children], 1)
-    return np.ascontiguousarray(tree[tree[:, 0] != n_atoms], dtype=np.int32)
-
-
 def dcd_spacing(path: Path) -> float | None:
     """Time between frames by the header of a DCD file, ps; None where it says nothing.
 
@@ -417,7 +398,6 @@ __all__ = [
     "Frames",
     "TrajectorySource",
     "dcd_spacing",
-    "spanning_bonds",
     "topology_bonds",
     "uniform_spacing",
 ]

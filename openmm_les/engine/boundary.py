@@ -73,6 +73,10 @@ class ForceBoundary(nn.Module):
         self.length_factor = ANGSTROM_PER_NM
         self.energy_factor = KJ_PER_MOL_PER_EV
         self.coulomb_constant = COULOMB_CONSTANT
+        self.term_names = ["short_range", "long_range"]
+        # What the last evaluation found, for reporters to take up: charges in e, terms in eV.
+        self.latest_charges = torch.zeros(0)
+        self.latest_terms = torch.zeros(0, dtype=torch.float64)
         indices = range(len(numbers)) if atoms is None else atoms
         self.register_buffer("atoms", torch.tensor(list(indices), dtype=torch.int64))
         self.register_buffer("numbers", torch.tensor(list(numbers), dtype=torch.int64))
@@ -135,10 +139,34 @@ class ForceBoundary(nn.Module):
             energy = energy.clone()
             potentials = prediction.potentials.clone()
             gradients = prediction.gradients.clone()
+            self.latest_charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
+            self.latest_terms = torch.stack([short.clone(), energy - short]).clone()
         surrogate = short + (potentials * prediction.latent_charges).sum()
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         return energy, response + gradients
+
+    @torch.jit.export
+    def physical_charges(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """Physical charges without any Coulomb sum, [n_ml] in e; arguments as in `compute`."""
+        with torch.no_grad():
+            graph = self.graph(positions, box)
+            features = self.model.backbone(graph).features
+            latent = self.model.charge_head(features, graph.numbers, graph.molecules, graph.molecule_charges)
+            charges = self.model.physical_charges(latent, graph)
+        return charges
+
+    @torch.jit.export
+    def energy_terms(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """Terms of the energy at full strength, [n_terms] double in kJ/mol, named by ``term_names``.
+
+        Arguments as in `compute`.
+        """
+        with torch.no_grad():
+            prediction = self.model(self.graph(positions, box), differentiable=False)
+            long_range = prediction.energy_long_range.to(torch.float64)
+            terms = torch.stack([prediction.energy_short_range.sum(), long_range.sum()])
+        return terms * self.energy_factor
 
     def graph(self, positions: Tensor, box: Tensor | None) -> Graph:
         """Graph of the ML atoms in Å, positions ready for derivatives; arguments as in `compute`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import uuid
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from openmm_les.models.model import LESModel
 logger = logging.getLogger(__name__)
 
 FORCE_NAME = "LES"
+RUNNING: weakref.WeakValueDictionary[str, PythonForceFunction] = weakref.WeakValueDictionary()
+"""Functions that a Context has called, by their keys; OpenMM itself hands out pickled copies only."""
 _CHECKED_ATOMS = 64  # enough for every path through the code, and quick
 
 
@@ -40,10 +44,14 @@ class PythonForceFunction:
         self.archive = archive
         self.periodic = periodic
         self.device = device
+        self.key = uuid.uuid4().hex
+        """The same for all copies of the function"""
+        self.evaluated: list[Tensor] | None = None
+        """Positions (and box) of the last evaluation, whose results the module keeps"""
         self._module: torch.jit.ScriptModule | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"archive": self.archive, "periodic": self.periodic, "device": self.device, "_module": None}
+        return {**self.__dict__, "evaluated": None, "_module": None}
 
     def module(self) -> torch.jit.ScriptModule:
         """The scripted module on its device, made at the first call."""
@@ -68,6 +76,7 @@ class PythonForceFunction:
         arguments = [_tensor(state.getPositions(asNumpy=True), device)]
         if self.periodic:
             arguments.append(_tensor(state.getPeriodicBoxVectors(asNumpy=True), device))
+        places = list(arguments)
         parameters = state.getParameters()
         if LAMBDA_INTERPOLATE in parameters:
             strength = parameters[LAMBDA_INTERPOLATE]
@@ -79,6 +88,10 @@ class PythonForceFunction:
         except torch.jit.Error as error:
             # The last line is our own message, above it stands a TorchScript stack.
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+        # At strength 0 the module has not looked at the positions.
+        off = LAMBDA_INTERPOLATE in parameters and parameters[LAMBDA_INTERPOLATE] == 0.0
+        self.evaluated = None if off else places
+        RUNNING[self.key] = self
         return float(energy.detach()), forces.detach().cpu().numpy()
 
 
@@ -187,4 +200,4 @@ def _tensor(quantity: unit.Quantity, device: torch.device) -> Tensor:
     return torch.tensor(quantity.value_in_unit(unit.nanometer), dtype=torch.float64, device=device)
 
 
-__all__ = ["FORCE_NAME", "PythonForceFunction", "make_force"]
+__all__ = ["FORCE_NAME", "RUNNING", "PythonForceFunction", "make_force"]

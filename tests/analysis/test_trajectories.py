@@ -11,7 +11,8 @@ from mdtraj.formats import HDF5TrajectoryFile
 from openmm import app, unit
 
 from openmm_les.analysis.dipoles import CellDipole, DipoleSeries, MoleculeSums, compute_dipoles
-from openmm_les.analysis.trajectories import TrajectorySource, dcd_spacing, spanning_bonds, uniform_spacing
+from openmm_les.analysis.trajectories import TrajectorySource, dcd_spacing, uniform_spacing
+from openmm_les.molecules import spanning_bonds
 from tests.analysis.systems import BOX, bound_model, jittered, places_of, topology_of, trajectory_of, wrapped
 
 NAMES = ["FOR", "HOH", "HOH", "CL"]
