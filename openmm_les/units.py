@@ -6,6 +6,9 @@ Inside the package: Å, eV, e, Da, fs. At OpenMM's side: nm, kJ/mol, e, ps.
 COULOMB_CONSTANT = 14.399645
 """e²/(4πε₀) in eV·Å/e² (CODATA 2018, the eight digits used by the LES papers)."""
 
+OPENMM_COULOMB_CONSTANT = 138.93545764438198
+"""1/(4πε₀) in kJ·nm/(mol·e²), to the last digit what OpenMM's NonbondedForce computes with."""
+
 ANGSTROM_PER_NM = 10.0
 KJ_PER_MOL_PER_EV = 96.48533212331
 """kJ/mol in one eV: e·N_A / 1000, both exact in the SI of 2019."""

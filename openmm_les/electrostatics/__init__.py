@@ -1,5 +1,6 @@
 """Coulomb sums of Gaussian charges; torch only, no units of its own, no models, no OpenMM."""
 
+from openmm_les.electrostatics.coupling import ChargeCoupling
 from openmm_les.electrostatics.ewald import ewald_energy, ewald_sum
 from openmm_les.electrostatics.images import image_sum
 from openmm_les.electrostatics.isolated import isolated_energy, isolated_sum
@@ -7,6 +8,7 @@ from openmm_les.electrostatics.pme import ParticleMesh, pme_sum
 from openmm_les.electrostatics.solver import LatentCoulomb, latent_ewald
 
 __all__ = [
+    "ChargeCoupling",
     "LatentCoulomb",
     "ParticleMesh",
     "ewald_energy",

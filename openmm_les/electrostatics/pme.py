@@ -159,7 +159,7 @@ def _source_planes(weights: Tensor, charges: Tensor, dipoles: Optional[Tensor]) 
     return values, (dipoles[2] * first).unsqueeze(1) * second.unsqueeze(0)
 
 
-def _spread(
+def spread(
     bases: Tensor, weights: Tensor, charges: Tensor, dipoles: Optional[Tensor], mesh: List[int]
 ) -> Tensor:
     """Charge mesh without a record for differentiation, [mesh]."""
@@ -189,7 +189,7 @@ def _spread(
     return padded[:, :, : mesh[2]]
 
 
-def _gather(potential: Tensor, bases: Tensor, weights: Tensor) -> Tensor:
+def gather(potential: Tensor, bases: Tensor, weights: Tensor) -> Tensor:
     """Mesh ``potential`` and its derivatives at the atoms, as `_contract` lists them, no record kept."""
     atoms_per_block = 4096
     order, n_atoms = weights.shape[1], bases.shape[1]
@@ -297,9 +297,9 @@ def mesh_sum(
     if recorded:
         energy, rows = _mesh_sum_recorded(bases, weights, charges, moments, mesh, influence)
     else:
-        waves = torch.fft.rfftn(_spread(bases, weights, charges, moments, mesh))
+        waves = torch.fft.rfftn(spread(bases, weights, charges, moments, mesh))
         waves.mul_(influence)
-        rows = _gather(torch.fft.irfftn(waves, mesh, norm="forward"), bases, weights)
+        rows = gather(torch.fft.irfftn(waves, mesh, norm="forward"), bases, weights)
         energy = 0.5 * (charges * rows[0]).sum()
         if moments is not None:
             energy = energy + 0.5 * (moments * rows[1:4]).sum()

@@ -8,6 +8,7 @@ charges have images of their own.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from itertools import combinations
@@ -41,7 +42,7 @@ _INSEPARABLE = re.compile(
     r"GBSAOBCForce|CustomGBForce|Amoeba\w+|Hippo\w+|DrudeForce|GayBerneForce|CustomHbondForce"
     r"|CustomManyParticleForce|ATMForce"
 )
-_LONG_RANGE = (openmm.NonbondedForce.Ewald, openmm.NonbondedForce.PME, openmm.NonbondedForce.LJPME)
+LONG_RANGE = (openmm.NonbondedForce.Ewald, openmm.NonbondedForce.PME, openmm.NonbondedForce.LJPME)
 
 
 def remove_internal_terms(mm_system: openmm.System, region: Region) -> openmm.System:
@@ -65,13 +66,8 @@ def remove_internal_terms(mm_system: openmm.System, region: Region) -> openmm.Sy
     root = ElementTree.fromstring(openmm.XmlSerializer.serialize(mm_system))
     chosen = set(region.atoms)
     for force in root.findall("./Forces/Force"):
-        kind = force.get("type", "")
-        if _INSEPARABLE.fullmatch(kind):
-            raise EmbeddingError(
-                f"{kind} cannot be split into the ML region and the rest; use a force field without it"
-            )
-        if kind in _BONDED:
-            _remove_terms(force, chosen)
+        check_separable(force)
+        split_terms(force, chosen)
     constraints = root.find("./Constraints")
     if constraints is not None:
         constraints[:] = [c for c in constraints if not _inside(c, chosen)]
@@ -107,7 +103,7 @@ def image_charges(system: openmm.System, atoms: list[int]) -> list[float] | None
     """
     charges = np.zeros(len(atoms))
     for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce) and force.getNonbondedMethod() in _LONG_RANGE:
+        if isinstance(force, openmm.NonbondedForce) and force.getNonbondedMethod() in LONG_RANGE:
             charges += [
                 force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge) for i in atoms
             ]
@@ -135,15 +131,33 @@ def _check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
             )
 
 
-def _remove_terms(force: ElementTree.Element, chosen: set[int]) -> None:
+def check_separable(force: ElementTree.Element) -> None:
+    """Raise EmbeddingError for a force, as XML, that has no terms of its own for the region."""
+    kind = force.get("type", "")
+    if _INSEPARABLE.fullmatch(kind):
+        raise EmbeddingError(
+            f"{kind} cannot be split into the ML region and the rest; use a force field without it"
+        )
+
+
+def split_terms(force: ElementTree.Element, chosen: set[int]) -> ElementTree.Element | None:
+    """Take the terms within the ``chosen`` atoms out of a bonded force, as XML; returns them.
+
+    None where the force has no such terms.
+    """
+    if force.get("type", "") not in _BONDED:
+        return None
+    within = copy.deepcopy(force)
+    found = 0
     for name in ("Bonds", "Angles", "Torsions"):
-        terms = force.find(name)
-        if terms is not None:
-            kept = [term for term in terms if not _inside(term, chosen)]
-            logger.info(
-                "%s: %d terms within the ML region removed", force.get("type"), len(terms) - len(kept)
-            )
-            terms[:] = kept
+        terms, others = force.find(name), within.find(name)
+        if terms is None or others is None:
+            continue
+        others[:] = [term for term in others if _inside(term, chosen)]
+        terms[:] = [term for term in terms if not _inside(term, chosen)]
+        found += len(others)
+        logger.info("%s: %d terms within the ML region removed", force.get("type"), len(others))
+    return within if found else None
 
 
 def _inside(term: ElementTree.Element, chosen: set[int]) -> bool:
@@ -153,8 +167,11 @@ def _inside(term: ElementTree.Element, chosen: set[int]) -> bool:
 
 
 __all__ = [
+    "LONG_RANGE",
+    "check_separable",
     "exclude_pairs",
     "image_charges",
     "join_molecules",
     "remove_internal_terms",
+    "split_terms",
 ]

@@ -7,12 +7,21 @@ from collections.abc import Iterable, Sequence
 import openmm
 from openmm import app
 
+from openmm_les.embedding.electrostatic import (
+    coupling_settings,
+    embedded_system,
+    find_surroundings,
+    interpolated_system,
+    refuse_derivatives,
+)
 from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
 from openmm_les.embedding.regions import find_region
+from openmm_les.engine.embedded import CouplingSettings
+from openmm_les.engine.embedded_force import EMBEDDED_PARAMETERS, make_embedded_force
 from openmm_les.engine.force import make_force
 from openmm_les.models.model import LESModel
 
-EMBEDDINGS = ("mechanical",)
+EMBEDDINGS = ("mechanical", "electrostatic")
 
 
 def create_mixed_system(
@@ -28,6 +37,8 @@ def create_mixed_system(
     scalable: bool = True,
     device: str = "auto",
     force_group: int = 0,
+    interpolate: bool = False,
+    coupling: CouplingSettings | None = None,
 ) -> openmm.System:
     """System with a model inside the ML region and a force field around it.
 
@@ -35,25 +46,35 @@ def create_mixed_system(
     own PME. The model does not feel its surroundings: latent charges interact with each other and
     their images only. Lennard-Jones tail corrections of the force field are left as they are.
 
+    "electrostatic": the force field's charges of the region are gone. The model's physical charges
+    meet the MM charges in one periodic Coulomb sum and the forces hold the charges' response to the
+    region's geometry; across the border the force field keeps its Lennard-Jones terms.
+
     Parameters
     ----------
     topology : of all particles, with elements; its bonds make the molecules
     mm_system : the whole system by a force field; not changed
     ml_atoms : particle indices of the region, whole molecules
     model : `openmm_les.load_model`
-    embedding : "mechanical"
+    embedding : "mechanical" or "electrostatic"
     total_charge : e, of the region, or one per molecule of it; None = by the force field's charges
     route : "torchforce", "python" or "auto"; see `openmm_les.engine.routes`
     precision : "single" or "double" arithmetic of the model
-    scalable : adds the global parameter ``lambda_interpolate`` (1), which scales the energy of the
-        model; the force field's terms within the region are gone at any value of it
+    scalable : adds a global parameter. "mechanical": ``lambda_interpolate`` (1), which scales the energy
+        of the model; the force field's terms within the region are gone at any value of it.
+        "electrostatic": ``lambda_electrostatics`` (1), which scales what latent and MM charges do to
+        each other
     device : torch device of route "python"; TorchForce follows its platform
     force_group : of the ML force
+    interpolate : "electrostatic" only: adds ``lambda_interpolate`` (1) too, at 0 the force field exactly
+        as given, at 1 the hybrid. Constraints within the region then stay, at any value
+    coupling : cutoff, tolerance, smearing and guard of "electrostatic"; None = the defaults
 
     Returns
     -------
     System with the force field's Forces, one named "LES", and bonds of zero strength within the
-    region, which keep its molecules whole under a barostat
+    region, which keep its molecules whole under a barostat. State's derivatives by the parameters of
+    electrostatic embedding are NaN, because OpenMM knows only some of their parts: see `energies_at`
 
     Raises
     ------
@@ -67,6 +88,34 @@ def create_mixed_system(
     if embedding not in EMBEDDINGS:
         raise ValueError(f"`embedding` must be one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
     region = find_region(topology, mm_system, ml_atoms, model, total_charge)
+    if embedding == "electrostatic":
+        system = interpolated_system(mm_system, region) if interpolate else embedded_system(mm_system, region)
+        periodic, settings = coupling_settings(mm_system, coupling)
+        parameters = EMBEDDED_PARAMETERS[: 2 if interpolate else int(scalable)]
+        if parameters:
+            system.addForce(refuse_derivatives(parameters))
+        force = make_embedded_force(
+            model,
+            region.numbers,
+            region.molecules,
+            region.molecule_charges,
+            region.atoms,
+            find_surroundings(mm_system, region),
+            settings,
+            periodic=periodic,
+            route=route,
+            precision=precision,
+            parameters=parameters,
+            device=device,
+            force_group=force_group,
+        )
+        system.addForce(force)
+        return system
+    if interpolate or coupling is not None:
+        raise ValueError(
+            "`interpolate` and `coupling` belong to embedding='electrostatic'; openmm-ml interpolates "
+            "mechanical embedding"
+        )
     system = remove_internal_terms(mm_system, region)
     force = make_force(
         model,

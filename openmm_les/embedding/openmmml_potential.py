@@ -26,7 +26,7 @@ from openmm_les.models.model import LESModel
 
 # Since 1.8 openmm-ml asks whether a model has images of its own, and takes the force field's out.
 _EMBEDS = hasattr(MLPotentialImpl, "getMLLongRange")
-_OPTIONS = ("route", "precision", "device", "total_charge")
+_OPTIONS = ("route", "precision", "device", "total_charge", "coupling")
 # Of openmm-ml itself: they reach every potential and mean nothing to this one.
 _IGNORED = ("mlLongRange", "linkAtomDistances")
 
@@ -36,7 +36,7 @@ class LESPotentialImpl(MLPotentialImpl):
 
     Arguments of ``createSystem`` and ``createMixedSystem`` (or of ``MLPotential``, as defaults):
     ``route``, ``precision``, ``device``, ``total_charge`` as in `create_system` and
-    `create_mixed_system`.
+    `create_mixed_system`, with electrostatic embedding ``coupling``.
     """
 
     def __init__(self, model: LESModel, **defaults: Any) -> None:
@@ -131,9 +131,12 @@ class LESPotentialImpl(MLPotentialImpl):
         returnInfo: bool = False,
         **args: Any,
     ) -> openmm.System:
-        """`create_mixed_system`, called by openmm-ml 1.8; interpolation is left to openmm-ml's own."""
+        """`create_mixed_system`, called by openmm-ml 1.8.
+
+        Interpolation of mechanical embedding is left to openmm-ml's own.
+        """
         options = {**self.defaults, **_checked(args)}
-        if interpolate:
+        if interpolate and embedding == "mechanical":
             from openmmml.embeddings.mechanicalembedding import MechanicalEmbedding
 
             region = find_region(topology, system, atoms, self.model, options.get("total_charge"))
@@ -144,12 +147,25 @@ class LESPotentialImpl(MLPotentialImpl):
             join_molecules(mixed, region)
             return mixed
         return create_mixed_system(
-            topology, system, atoms, self.model, embedding, scalable=False, force_group=forceGroup, **options
+            topology,
+            system,
+            atoms,
+            self.model,
+            embedding,
+            scalable=embedding == "electrostatic",
+            force_group=forceGroup,
+            interpolate=interpolate,
+            **options,
         )
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
     """Our own options among those given; raises TypeError for a name that nobody reads."""
+    if "embedding" in options and not _EMBEDS:
+        raise EmbeddingError(
+            "openmm-ml 1.7 embeds mechanically only; use openmm_les.create_mixed_system for "
+            f"embedding={options['embedding']!r}, or openmm-ml 1.8"
+        )
     unknown = sorted(set(options) - set(_OPTIONS) - set(_IGNORED))
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)}; known are {', '.join(_OPTIONS)}")

@@ -61,8 +61,8 @@ def find_region(
     Raises
     ------
     EmbeddingError
-        A region that cannot be embedded: empty, with duplicates, through a covalent bond, with a
-        virtual site, with charges that do not fit.
+        A region that cannot be embedded: empty, with duplicates, through a covalent bond or a
+        constraint, with a virtual site, with charges that do not fit.
     TypeError
         ``ml_atoms`` are not whole numbers.
     ValueError
@@ -81,6 +81,7 @@ def find_region(
     model.check_elements(numbers)
     bonds = _bonds_of(topology, mm_system, atoms)
     _check_cut_bonds(topology, bonds, atoms)
+    _check_constraints(topology, mm_system, atoms)
     inner = np.array(bonds_among(bonds, atoms), dtype=np.int64).reshape(-1, 2)
     molecules = connected_molecules(inner, len(atoms))
     every = list(topology.atoms())
@@ -153,6 +154,18 @@ def _check_cut_bonds(topology: app.Topology, bonds: list[tuple[int, int]], atoms
             f"the ML region cuts covalent bonds (ML - MM): {shown}{more}. Choose whole molecules; link "
             "atoms are not supported"
         )
+
+
+def _check_constraints(topology: app.Topology, system: openmm.System, atoms: list[int]) -> None:
+    chosen = set(atoms)
+    for k in range(system.getNumConstraints()):
+        i, j = system.getConstraintParameters(k)[:2]
+        if (i in chosen) != (j in chosen):
+            labels = [atom_label(atom) for atom in topology.atoms()]
+            raise EmbeddingError(
+                f"a constraint holds {labels[i]} and {labels[j]} together, one of them ML, the other MM. "
+                "Choose whole molecules"
+            )
 
 
 def _molecule_charges(

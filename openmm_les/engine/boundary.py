@@ -28,6 +28,8 @@ LAMBDA_INTERPOLATE = "lambda_interpolate"
 class ForceBoundary(nn.Module):
     """Energy and forces of the ML atoms of an OpenMM system.
 
+    Subclasses add ``forward`` and say by ``periodic`` whether it takes a box.
+
     Parameters
     ----------
     model : copied, its weights cast to ``dtype``
@@ -46,6 +48,7 @@ class ForceBoundary(nn.Module):
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        periodic: bool
         atoms: Tensor
         numbers: Tensor
         molecules: Tensor
@@ -211,6 +214,8 @@ class ForceBoundary(nn.Module):
 class PeriodicForce(ForceBoundary):
     """`ForceBoundary` for periodic systems."""
 
+    periodic = True
+
     def forward(
         self, positions: Tensor, box: Tensor, lambda_interpolate: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -228,6 +233,8 @@ class PeriodicForce(ForceBoundary):
 
 class IsolatedForce(ForceBoundary):
     """`ForceBoundary` for systems without periodic images."""
+
+    periodic = False
 
     def forward(self, positions: Tensor, lambda_interpolate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `ForceBoundary.compute`; raises RuntimeError where the energy is not finite."""

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from openmm_les.engine.boundary import ForceBoundary, PeriodicForce
+from openmm_les.engine.boundary import ForceBoundary
 from openmm_les.exceptions import RouteError
 
 # Relative differences that reordered arithmetic may make.
@@ -26,7 +26,7 @@ def compile_force(
     ----------
     force : the module that OpenMM is to run
     positions : [n_particles, 3], nm, where to compare; None = do not compare
-    box : [3, 3], nm; needed where ``force`` is a `PeriodicForce`
+    box : [3, 3], nm; needed where ``force`` is periodic
     optimized : compare the form that TorchScript's optimiser makes from the third run on, too; it
         is what TorchForce runs, and takes seconds
 
@@ -93,7 +93,7 @@ def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 def _run(
     form: torch.nn.Module, force: ForceBoundary, positions: Tensor, box: Tensor | None
 ) -> tuple[float, Tensor]:
-    arguments = (positions, box) if isinstance(force, PeriodicForce) else (positions,)
+    arguments = (positions, box) if force.periodic else (positions,)
     energy, forces = form(*arguments)
     return float(energy.detach()), forces.detach()
 

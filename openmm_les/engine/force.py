@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 FORCE_NAME = "LES"
 RUNNING: weakref.WeakValueDictionary[str, PythonForceFunction] = weakref.WeakValueDictionary()
 """Functions that a Context has called, by their keys; OpenMM itself hands out pickled copies only."""
-_CHECKED_ATOMS = 64  # enough for every path through the code, and quick
+CHECKED_ATOMS = 64
+"""Atoms on which compiled modules are compared: enough for every path through the code, and quick."""
 
 
 class PythonForceFunction:
@@ -35,12 +36,19 @@ class PythonForceFunction:
 
     Parameters
     ----------
-    archive : `torch.jit.save` of a scripted `PeriodicForce` or `IsolatedForce`
-    periodic : which of the two
+    archive : `torch.jit.save` of a scripted `PeriodicForce`, `IsolatedForce` or their like
+    periodic : whether it takes a box
     device : torch device; "auto" = CUDA where torch sees one, else CPU
+    parameters : global parameters that it takes, in their order
     """
 
-    def __init__(self, archive: bytes, periodic: bool, device: str = "auto") -> None:
+    def __init__(
+        self,
+        archive: bytes,
+        periodic: bool,
+        device: str = "auto",
+        parameters: Sequence[str] = (LAMBDA_INTERPOLATE,),
+    ) -> None:
         self.archive = archive
         self.periodic = periodic
         self.device = device
@@ -48,6 +56,7 @@ class PythonForceFunction:
         """The same for all copies of the function"""
         self.evaluated: list[Tensor] | None = None
         """Positions (and box) of the last evaluation, whose results the module keeps"""
+        self.parameters = tuple(parameters)
         self._module: torch.jit.ScriptModule | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,10 +86,9 @@ class PythonForceFunction:
         if self.periodic:
             arguments.append(_tensor(state.getPeriodicBoxVectors(asNumpy=True), device))
         places = list(arguments)
-        parameters = state.getParameters()
-        if LAMBDA_INTERPOLATE in parameters:
-            strength = parameters[LAMBDA_INTERPOLATE]
-            arguments.append(torch.tensor(strength, dtype=torch.float64, device=device))
+        values = state.getParameters()
+        for name in self.parameters:
+            arguments.append(torch.tensor(values[name], dtype=torch.float64, device=device))
         try:
             # The optimiser would take seconds at the second and third step and gain nothing.
             with torch.jit.optimized_execution(False):
@@ -158,21 +166,53 @@ def make_force(
     chosen = None if narrowed else atoms
     module = kind(model, numbers, molecules, molecule_charges, chosen, dtype, image_charges)
     _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype, route == "torchforce")
-    script = compile_force(module)
+    return wrap_script(
+        compile_force(module),
+        periodic=periodic,
+        route=route,
+        parameters=(LAMBDA_INTERPOLATE,) if scalable else (),
+        device=device,
+        force_group=force_group,
+        particles=atoms if narrowed else None,
+    )
+
+
+def wrap_script(
+    script: torch.jit.ScriptModule,
+    *,
+    periodic: bool,
+    route: str,
+    parameters: Sequence[str],
+    device: str,
+    force_group: int,
+    particles: Sequence[int] | None = None,
+) -> openmm.Force:
+    """OpenMM Force that runs a compiled module (positions, box if periodic, parameters) -> energy, forces.
+
+    Parameters
+    ----------
+    script : from `compile_force`
+    periodic : whether it takes a box
+    route : "torchforce" or "python"
+    parameters : names of the global parameters that it takes, in their order; all start at 1
+    device : torch device of route "python"
+    force_group : of the force
+    particles : [n], those whose positions the module takes (route "python" only); None = all
+    """
     if route == "torchforce":
         force = import_torchforce().TorchForce(script)
         force.setOutputsForces(True)
-        if scalable:
-            force.addGlobalParameter(LAMBDA_INTERPOLATE, 1.0)
+        for name in parameters:
+            force.addGlobalParameter(name, 1.0)
     else:
         archive = io.BytesIO()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
             torch.jit.save(script, archive)
-        function = PythonForceFunction(archive.getvalue(), periodic, device)
-        force = openmm.PythonForce(function, {LAMBDA_INTERPOLATE: 1.0} if scalable else {})
-        if narrowed and atoms is not None:
-            force.setParticles([int(i) for i in atoms])
+        function = PythonForceFunction(archive.getvalue(), periodic, device, parameters)
+        force = openmm.PythonForce(function, dict.fromkeys(parameters, 1.0))
+        if particles is not None:
+            force.setParticles([int(i) for i in particles])
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(force_group)
     force.setName(FORCE_NAME)
@@ -189,7 +229,7 @@ def _check_compiled(
     optimized: bool,
 ) -> None:
     """`check_forms` on the first atoms of the system, on a lattice."""
-    n = min(len(numbers), _CHECKED_ATOMS)
+    n = min(len(numbers), CHECKED_ATOMS)
     charges = [0.1 * (-1) ** k for k in range(n)] if kind is PeriodicForce else None
     module = kind(model, numbers[:n], molecules[:n], molecule_charges, None, dtype, charges)
     box = torch.eye(3, dtype=torch.float64) * 3.0 if kind is PeriodicForce else None
@@ -200,4 +240,11 @@ def _tensor(quantity: unit.Quantity, device: torch.device) -> Tensor:
     return torch.tensor(quantity.value_in_unit(unit.nanometer), dtype=torch.float64, device=device)
 
 
-__all__ = ["FORCE_NAME", "RUNNING", "PythonForceFunction", "make_force"]
+__all__ = [
+    "CHECKED_ATOMS",
+    "FORCE_NAME",
+    "RUNNING",
+    "PythonForceFunction",
+    "make_force",
+    "wrap_script",
+]

@@ -1,0 +1,296 @@
+"""The force of an ML region among MM charges: model, and its charges in the others' potential.
+
+One step evaluates the model, hands its physical charges to the coupling, and differentiates
+``E_short + Σ (dE/dq_latent) q_latent + λ Σ Φ q_physical`` once: the response of the charges to
+every position of the region is in the forces.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from openmm_les.electrostatics import ChargeCoupling
+from openmm_les.engine.boundary import ForceBoundary
+from openmm_les.models.model import LESModel
+from openmm_les.neighbors import perpendicular_widths
+from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, OPENMM_COULOMB_CONSTANT
+
+LAMBDA_ELECTROSTATICS = "lambda_electrostatics"
+"""Name of the global parameter that scales the energy between latent and MM charges."""
+GUARD_DISTANCE = 1.2
+"""Å. In a hydrogen bond hydrogens stay beyond 1.5 Å; nearer, an MM charge without a repulsive core
+falls into a latent one."""
+
+
+@dataclass(frozen=True)
+class CouplingSettings:
+    """Numerics and options of electrostatic embedding; the energy does not depend on the first two."""
+
+    cutoff: float = 12.0
+    """Å, of the pairs beside the mesh; shortened where the box asks for it"""
+    tolerance: float = 5e-4
+    """Errors of the coupling's forces over its forces, root mean squares"""
+    mm_smearing: float = 0.0
+    """Å, makes MM charges Gaussians of this width where they meet the region's"""
+    guard_distance: float = GUARD_DISTANCE
+    """Å, from an ML atom to an MM charge without Lennard-Jones, below which a warning is given; 0 = never"""
+
+    def __post_init__(self) -> None:
+        for name in ("cutoff", "tolerance", "mm_smearing", "guard_distance"):
+            value = getattr(self, name)
+            if not (
+                math.isfinite(value) and value >= 0.0 and (value > 0.0 or name not in ("cutoff", "tolerance"))
+            ):
+                raise ValueError(f"`{name}` of CouplingSettings must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """MM charges around a region, as a force field describes them."""
+
+    atoms: list[int]
+    """[n_mm], particle indices"""
+    charges: list[float]
+    """[n_mm], e"""
+    bare: list[int] = field(default_factory=list)
+    """Indices into ``atoms`` of charges without a Lennard-Jones core"""
+    excluded: list[tuple[int, int]] = field(default_factory=list)
+    """Exceptions over the border: (index of the ML atom in the region, index into ``atoms``)"""
+    excluded_shares: list[float] = field(default_factory=list)
+    """Part of the interaction of each that the force field leaves out"""
+
+    def first(self, n_ml: int, n_mm: int) -> Surroundings:
+        """Those around the first ``n_ml`` ML atoms, the first ``n_mm`` of them."""
+        kept = [k for k, (i, j) in enumerate(self.excluded) if i < n_ml and j < n_mm]
+        return Surroundings(
+            self.atoms[:n_mm],
+            self.charges[:n_mm],
+            [j for j in self.bare if j < n_mm],
+            [self.excluded[k] for k in kept],
+            [self.excluded_shares[k] for k in kept],
+        )
+
+
+class Terms(NamedTuple):
+    """Energies of an embedded region and the gradient of their sum."""
+
+    short_range: Tensor
+    """scalar, double, eV"""
+    latent: Tensor
+    """scalar, double, eV, of the latent charges among themselves"""
+    coupling: Tensor
+    """scalar, double, eV, between physical and MM charges, at full strength"""
+    charges: Tensor
+    """[n_ml], e, physical"""
+    gradient: Tensor
+    """[n_ml, 3], double, eV/Å"""
+    mm_gradient: Tensor
+    """[n_mm, 3], double, eV/Å"""
+    closest: Tensor
+    """scalar, Å, from an ML atom to an MM charge without a core; infinite where none is in reach"""
+
+
+class EmbeddedBoundary(ForceBoundary):
+    """Energy and forces of an ML region and of the MM charges that it meets.
+
+    Parameters
+    ----------
+    model, numbers, molecules, molecule_charges, atoms, dtype : as `ForceBoundary`
+    surroundings : the MM charges
+    settings : of the coupling
+
+    Raises
+    ------
+    UnknownElementError
+        An element that the model was not trained on.
+    """
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        mm_atoms: Tensor
+        mm_charges: Tensor
+
+    def __init__(
+        self,
+        model: LESModel,
+        numbers: Sequence[int],
+        molecules: Sequence[int],
+        molecule_charges: Sequence[float],
+        atoms: Sequence[int] | None,
+        dtype: torch.dtype,
+        surroundings: Surroundings,
+        settings: CouplingSettings,
+    ) -> None:
+        super().__init__(model, numbers, molecules, molecule_charges, atoms, dtype)
+        self.register_buffer("mm_atoms", torch.tensor(surroundings.atoms, dtype=torch.int64))
+        self.register_buffer("mm_charges", torch.tensor(surroundings.charges, dtype=torch.float64))
+        self.coupling = ChargeCoupling(
+            model.electrostatics.smearing,
+            # OpenMM's own digits: the surroundings are its charges.
+            OPENMM_COULOMB_CONSTANT * ANGSTROM_PER_NM / KJ_PER_MOL_PER_EV,
+            settings.cutoff,
+            settings.tolerance,
+            settings.mm_smearing,
+            surroundings.excluded,
+            surroundings.excluded_shares,
+            surroundings.bare,
+            dtype,
+        )
+        self.guard_distance = settings.guard_distance
+        self.warned = False
+
+    def embedded(
+        self,
+        positions: Tensor,
+        box: Tensor | None,
+        electrostatics: Tensor | None,
+        interpolate: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Energy (kJ/mol, double scalar) and forces ([n_particles, 3], kJ/mol/nm, contiguous).
+
+        Parameters
+        ----------
+        positions : [n_particles, 3], nm
+        box : [3, 3], nm, rows are vectors; None = isolated
+        electrostatics : scalar factor of what latent and MM charges do to each other; None = 1
+        interpolate : scalar factor of everything; None = 1. At 0 the model is not run.
+        """
+        scale = 1.0 if interpolate is None else float(interpolate)
+        strength = 1.0 if electrostatics is None else float(electrostatics)
+        energy = torch.zeros((), dtype=torch.float64, device=positions.device)
+        gradient = torch.zeros(positions.shape, dtype=torch.float64, device=positions.device)
+        if scale != 0.0:
+            terms = self.terms(positions, box, strength)
+            energy = scale * (terms.short_range + terms.latent + strength * terms.coupling)
+            gradient.index_copy_(0, self.mm_atoms, terms.mm_gradient)
+            gradient.index_copy_(0, self.atoms, terms.gradient)
+            self.guard(float(terms.closest))
+        forces = gradient * (-scale * self.energy_factor * self.length_factor)
+        return energy * self.energy_factor, forces.to(positions.dtype).contiguous()
+
+    def terms(self, positions: Tensor, box: Tensor | None, strength: float) -> Terms:
+        """Each energy, and the gradient of ``short_range + latent + strength * coupling``.
+
+        Arguments as in `embedded`; gradients at fixed ``strength``.
+        """
+        graph = self.graph(positions, box)
+        prediction = self.model(graph, differentiable=False)
+        physical = self.model.physical_charges(prediction.latent_charges, graph)
+        short = prediction.energy_short_range.sum()
+        with torch.no_grad():
+            # Clones, because TorchForce freezes the script and freezing drops detach().
+            charges = physical.clone()
+            potentials = prediction.potentials.clone()
+            cell: Tensor | None = None
+            if box is not None:
+                cell = box.to(torch.float64) * self.length_factor
+            everywhere = positions.to(torch.float64) * self.length_factor
+            met = self.coupling(
+                everywhere.index_select(0, self.atoms),
+                charges,
+                everywhere.index_select(0, self.mm_atoms),
+                self.mm_charges,
+                cell,
+            )
+            field = strength * met.potential.to(charges.dtype)
+        surrogate = short + (potentials * prediction.latent_charges).sum() + (field * physical).sum()
+        response = torch.autograd.grad([surrogate], [graph.positions])[0]
+        assert response is not None  # narrows the type for TorchScript
+        with torch.no_grad():
+            gradient = (response + prediction.gradients).to(torch.float64) + strength * met.gradient
+            latent = prediction.energy_long_range.to(torch.float64).sum()
+            result = Terms(
+                short.clone(),
+                latent.clone(),
+                met.energy,
+                charges,
+                gradient.clone(),
+                strength * met.point_gradient,
+                met.closest,
+            )
+        return result
+
+    def guard(self, closest: float) -> None:
+        """Warn, once, where an MM charge without a core is closer than the guard allows."""
+        if closest < self.guard_distance and not self.warned:
+            self.warned = True
+            warnings.warn(  # noqa: B028  TorchScript knows no stack level
+                "openmm-les: an MM charge without Lennard-Jones came closer to an ML atom than the guard "
+                "distance: the region may be over-polarised. Minimise with mechanical embedding first, or "
+                "set CouplingSettings(mm_smearing=...)"
+            )
+
+
+# Errors are raised in `forward` itself: with the error in an inner method, torch looks for a call stack
+# in code that freezing has released, and the process dies instead of reporting.
+
+
+class PeriodicEmbedded(EmbeddedBoundary):
+    """`EmbeddedBoundary` for periodic systems."""
+
+    periodic = True
+
+    def forward(
+        self,
+        positions: Tensor,
+        box: Tensor,
+        lambda_electrostatics: Tensor | None = None,
+        lambda_interpolate: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `EmbeddedBoundary.embedded`; raises RuntimeError where the energy cannot be known."""
+        if not bool(torch.isfinite(positions).all()):
+            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+        narrowest = float(perpendicular_widths(box.to(torch.float64)).min()) * self.length_factor
+        if narrowest < 2.0 * self.coupling.cutoff:
+            raise RuntimeError(
+                "openmm-les: the box became narrower than twice the cutoff of the electrostatic coupling; "
+                "make the system with a shorter CouplingSettings(cutoff=...)"
+            )
+        energy, forces = self.embedded(positions, box, lambda_electrostatics, lambda_interpolate)
+        if not bool(torch.isfinite(energy)):
+            raise RuntimeError(
+                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
+                "smaller time step"
+            )
+        return energy, forces
+
+
+class IsolatedEmbedded(EmbeddedBoundary):
+    """`EmbeddedBoundary` for systems without periodic images."""
+
+    periodic = False
+
+    def forward(
+        self,
+        positions: Tensor,
+        lambda_electrostatics: Tensor | None = None,
+        lambda_interpolate: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `EmbeddedBoundary.embedded`; raises RuntimeError where the energy is not finite."""
+        if not bool(torch.isfinite(positions).all()):
+            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+        energy, forces = self.embedded(positions, None, lambda_electrostatics, lambda_interpolate)
+        if not bool(torch.isfinite(energy)):
+            raise RuntimeError(
+                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
+                "smaller time step"
+            )
+        return energy, forces
+
+
+__all__ = [
+    "GUARD_DISTANCE",
+    "LAMBDA_ELECTROSTATICS",
+    "CouplingSettings",
+    "EmbeddedBoundary",
+    "IsolatedEmbedded",
+    "PeriodicEmbedded",
+    "Surroundings",
+    "Terms",
+]

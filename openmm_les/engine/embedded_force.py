@@ -1,0 +1,96 @@
+"""The OpenMM Force of an ML region that meets MM charges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import openmm
+import torch
+
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS
+from openmm_les.engine.compile import compile_force, trial_positions
+from openmm_les.engine.embedded import (
+    LAMBDA_ELECTROSTATICS,
+    CouplingSettings,
+    EmbeddedBoundary,
+    IsolatedEmbedded,
+    PeriodicEmbedded,
+    Surroundings,
+)
+from openmm_les.engine.force import CHECKED_ATOMS, wrap_script
+from openmm_les.engine.routes import choose_route
+from openmm_les.models.model import LESModel
+
+
+EMBEDDED_PARAMETERS = (LAMBDA_ELECTROSTATICS, LAMBDA_INTERPOLATE)
+"""Global parameters in the order in which the modules take them; the first, or both."""
+
+
+def make_embedded_force(
+    model: LESModel,
+    numbers: Sequence[int],
+    molecules: Sequence[int],
+    molecule_charges: Sequence[float],
+    atoms: Sequence[int],
+    surroundings: Surroundings,
+    settings: CouplingSettings,
+    *,
+    periodic: bool,
+    route: str = "auto",
+    precision: str = "single",
+    parameters: Sequence[str] = (),
+    device: str = "auto",
+    force_group: int = 0,
+) -> openmm.Force:
+    """OpenMM Force of a region's model and of its charges among those of the surroundings.
+
+    Parameters
+    ----------
+    model, numbers, molecules, molecule_charges : of the region, as `make_force`
+    atoms : [n_ml], particle indices
+    surroundings, settings : of the coupling
+    periodic : whether there are images
+    route, precision, device, force_group : as `make_force`
+    parameters : of `EMBEDDED_PARAMETERS`, the global parameters that scale the force
+
+    Raises
+    ------
+    RouteError
+        The route cannot be used, or the compiled module differs from the eager one.
+    ValueError
+        An unknown route or precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    route = choose_route(route)
+    dtype = PRECISIONS[precision]
+    kind = PeriodicEmbedded if periodic else IsolatedEmbedded
+    described = (model, numbers, molecules, molecule_charges)
+    _check_compiled(kind, described, dtype, surroundings, settings, route == "torchforce")
+    script = compile_force(kind(*described, atoms, dtype, surroundings, settings))
+    return wrap_script(
+        script, periodic=periodic, route=route, parameters=parameters, device=device, force_group=force_group
+    )
+
+
+def _check_compiled(
+    kind: type[EmbeddedBoundary],
+    described: tuple[LESModel, Sequence[int], Sequence[int], Sequence[float]],
+    dtype: torch.dtype,
+    surroundings: Surroundings,
+    settings: CouplingSettings,
+    optimized: bool,
+) -> None:
+    """`check_forms` on the first atoms of each side, on a lattice."""
+    model, numbers, molecules, charges = described
+    n_ml = min(len(numbers), CHECKED_ATOMS)
+    n_mm = min(len(surroundings.atoms), CHECKED_ATOMS)
+    few = surroundings.first(n_ml, n_mm)
+    few = Surroundings(list(range(n_ml, n_ml + n_mm)), few.charges, [], few.excluded, few.excluded_shares)
+    module = kind(model, numbers[:n_ml], molecules[:n_ml], charges, list(range(n_ml)), dtype, few, settings)
+    # A box wide enough for the cutoff; the lattice has to be as dense as a molecule all the same.
+    box = 0.3 * settings.cutoff * torch.eye(3, dtype=torch.float64) if kind.periodic else None
+    compile_force(module, trial_positions(n_ml + n_mm), box, optimized)
+
+
+__all__ = ["EMBEDDED_PARAMETERS", "make_embedded_force"]
