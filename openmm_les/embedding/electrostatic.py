@@ -174,12 +174,12 @@ def refuse_derivatives(parameters: Sequence[str]) -> openmm.Force:
     `openmm_les.embedding.states.energies_at`.
     """
     roots = "+".join(f"sqrt(zero*{name})" for name in parameters)
-    force = openmm.CustomExternalForce(roots)  # its derivative is 0/0
-    force.addPerParticleParameter("zero")
+    force = openmm.CustomCompoundBondForce(1, roots)  # its derivative is 0/0
+    force.addPerBondParameter("zero")
     for name in parameters:
         force.addGlobalParameter(name, 1.0)
         force.addEnergyParameterDerivative(name)
-    force.addParticle(0, [0.0])
+    force.addBond([0], [0.0])
     force.setName(REFUSAL_NAME)
     return force
 

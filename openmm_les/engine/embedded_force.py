@@ -21,7 +21,6 @@ from openmm_les.engine.force import CHECKED_ATOMS, wrap_script
 from openmm_les.engine.routes import choose_route
 from openmm_les.models.model import LESModel
 
-
 EMBEDDED_PARAMETERS = (LAMBDA_ELECTROSTATICS, LAMBDA_INTERPOLATE)
 """Global parameters in the order in which the modules take them; the first, or both."""
 

@@ -73,7 +73,7 @@ REGIONS = {
 
 @pytest.mark.parametrize(
     ("shape", "region"),
-    [("cubic", name) for name in REGIONS]
+    [("cubic", name) for name in REGIONS if name != "all water"]
     + [("triclinic", name) for name in ("peptide", "cation")]
     + [("isolated", name) for name in ("peptide", "all water")],
 )
@@ -121,7 +121,7 @@ def test_virtual_sites_are_mm_charges():
     positions = np.array(modeller.positions.value_in_unit(unit.nanometer))
     ion = [atom.index for atom in modeller.topology.atoms() if atom.residue.name == "NA"][:1]
     expected, found = compare(modeller.topology, system, positions, ion, route="python", precision="double")
-    check_same(expected, found)
+    check_same(expected, found, 1e-8)
     sites = [i for i in range(system.getNumParticles()) if system.isVirtualSite(i)]
     assert len(sites) > 100
     assert not set(
