@@ -142,6 +142,7 @@ class EmbeddedBoundary(ForceBoundary):
             surroundings.bare,
             dtype,
         )
+        self.term_names = ["short_range", "long_range", "ml_mm_electrostatics"]
         self.guard_distance = settings.guard_distance
         self.warned = False
 
@@ -168,11 +169,19 @@ class EmbeddedBoundary(ForceBoundary):
         if scale != 0.0:
             terms = self.terms(positions, box, strength)
             energy = scale * (terms.short_range + terms.latent + strength * terms.coupling)
+            self.latest_charges = terms.charges
+            self.latest_terms = torch.stack([terms.short_range, terms.latent, terms.coupling])
             gradient.index_copy_(0, self.mm_atoms, terms.mm_gradient)
             gradient.index_copy_(0, self.atoms, terms.gradient)
             self.guard(float(terms.closest))
         forces = gradient * (-scale * self.energy_factor * self.length_factor)
         return energy * self.energy_factor, forces.to(positions.dtype).contiguous()
+
+    @torch.jit.export
+    def energy_terms(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """Terms of the energy at full strength, [3] double in kJ/mol, named by ``term_names``."""
+        terms = self.terms(positions, box, 1.0)
+        return torch.stack([terms.short_range, terms.latent, terms.coupling]) * self.energy_factor
 
     def terms(self, positions: Tensor, box: Tensor | None, strength: float) -> Terms:
         """Each energy, and the gradient of ``short_range + latent + strength * coupling``.

@@ -97,7 +97,7 @@ class PythonForceFunction:
             # The last line is our own message, above it stands a TorchScript stack.
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
         # At strength 0 the module has not looked at the positions.
-        off = LAMBDA_INTERPOLATE in parameters and parameters[LAMBDA_INTERPOLATE] == 0.0
+        off = LAMBDA_INTERPOLATE in self.parameters and values[LAMBDA_INTERPOLATE] == 0.0
         self.evaluated = None if off else places
         RUNNING[self.key] = self
         return float(energy.detach()), forces.detach().cpu().numpy()
