@@ -1,20 +1,33 @@
 """Coulomb sums of Gaussian charges; torch only, no units of its own, no models, no OpenMM."""
 
 from openmm_les.electrostatics.coupling import ChargeCoupling
+from openmm_les.electrostatics.dipole_mesh import DipoleMesh
 from openmm_les.electrostatics.ewald import ewald_energy, ewald_sum
 from openmm_les.electrostatics.images import image_sum
 from openmm_les.electrostatics.isolated import isolated_energy, isolated_sum
+from openmm_les.electrostatics.latent import latent_ewald
+from openmm_les.electrostatics.multipole_solver import LatentMultipoles
+from openmm_les.electrostatics.multipoles import (
+    MultipoleSum,
+    ewald_multipole_sum,
+    isolated_multipole_sum,
+)
 from openmm_les.electrostatics.pme import ParticleMesh, pme_sum
-from openmm_les.electrostatics.solver import LatentCoulomb, latent_ewald
+from openmm_les.electrostatics.solver import LatentCoulomb
 
 __all__ = [
     "ChargeCoupling",
+    "DipoleMesh",
     "LatentCoulomb",
+    "LatentMultipoles",
+    "MultipoleSum",
     "ParticleMesh",
     "ewald_energy",
+    "ewald_multipole_sum",
     "ewald_sum",
     "image_sum",
     "isolated_energy",
+    "isolated_multipole_sum",
     "isolated_sum",
     "latent_ewald",
     "pme_sum",

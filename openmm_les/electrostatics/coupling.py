@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from openmm_les.electrostatics.bsplines import spline_table, spline_weights
 from openmm_les.electrostatics.cross_pairs import cross_pairs
+from openmm_les.electrostatics.influence import influence_function
 from openmm_les.electrostatics.isolated import safe_distances, smeared_kernel
-from openmm_les.electrostatics.pme import gather, influence_function, mesh_positions, spread
+from openmm_les.electrostatics.mesh import gather, mesh_positions, spread
 from openmm_les.electrostatics.tuning import mesh_sizes, tune_mesh
 
 

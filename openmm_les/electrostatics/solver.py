@@ -1,4 +1,4 @@
-"""The Coulomb sum as an object that a model holds, and as one function."""
+"""The Coulomb sum of charges as an object that a model holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from openmm_les.electrostatics.ewald import ewald_sum, splitting
 from openmm_les.electrostatics.isolated import isolated_sum, self_energy
 from openmm_les.electrostatics.pme import ParticleMesh
-from openmm_les.electrostatics.tuning import mesh_sizes
 
 METHODS = ("auto", "isolated", "ewald", "pme")
 
@@ -80,14 +79,11 @@ class LatentCoulomb(nn.Module):
         ``positions`` [n_atoms, 3] in Å, ``charges`` [n_atoms] in e, ``cell`` [3, 3] in Å or None.
         All outputs are differentiable. Raises ValueError where ``method`` and ``cell`` disagree.
         """
+        self.check_method(cell)
         if cell is None:
-            if self.method == "ewald" or self.method == "pme":
-                raise ValueError(f"`method='{self.method}'` needs a cell, got cell=None")
             energy, potential, gradient = isolated_sum(
                 positions, charges, self.smearing, self.coulomb_constant
             )
-        elif self.method == "isolated":
-            raise ValueError("`method='isolated'` takes no cell; pass cell=None")
         elif self.method == "pme" or (self.method == "auto" and self.mesh_is_faster(charges.shape[0], cell)):
             energy, potential, gradient = self.mesh(positions, charges, cell)
         else:
@@ -107,6 +103,13 @@ class LatentCoulomb(nn.Module):
             )
         return energy, potential, gradient
 
+    def check_method(self, cell: Optional[Tensor]) -> None:
+        """Raise ValueError where the method needs a cell and there is none, or the other way round."""
+        if cell is None and (self.method == "ewald" or self.method == "pme"):
+            raise ValueError(f"`method='{self.method}'` needs a cell, got cell=None")
+        if cell is not None and self.method == "isolated":
+            raise ValueError("`method='isolated'` takes no cell; pass cell=None")
+
     def mesh_is_faster(self, n_atoms: int, cell: Tensor) -> bool:
         """Whether "auto" takes the mesh for so many atoms in this cell, [3, 3] in Å.
 
@@ -116,7 +119,7 @@ class LatentCoulomb(nn.Module):
         with torch.no_grad():
             volume = float(torch.abs(torch.linalg.det(cell)))
             points = 1.0
-            for size in mesh_sizes(cell, self.mesh.spacing, self.mesh.order):
+            for size in self.mesh.tables.sizes(cell):
                 points *= size
             split = 0.0
             if self.k_cutoff is None:
@@ -130,82 +133,8 @@ class LatentCoulomb(nn.Module):
         waves = volume * largest**3 / (12.0 * math.pi**2)  # half of the lattice inside the sphere
         pairs = float(n_atoms * n_atoms) if split > 0.0 else 0.0
         exact = 4e5 + 11.0 * n_atoms * waves + 100.0 * pairs  # ns
-        mesh = 6e5 + 8.0 * n_atoms * self.mesh.order**3 + 12.0 * points
+        mesh = 6e5 + 8.0 * n_atoms * self.mesh.tables.order**3 + 12.0 * points
         return mesh < exact
 
 
-def latent_ewald(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Optional[Tensor] = None,
-    smearing: float = 1.0,
-    method: str = "auto",
-    k_cutoff: Optional[float] = None,
-    self_interaction: bool = False,
-    coulomb_constant: float = 14.399645,
-    tolerance: float = 1e-4,
-) -> Tuple[Tensor, Tensor, Tensor]:
-    r"""Coulomb energy of latent charges, its potential and its gradient.
-
-    Parameters
-    ----------
-    positions : [n_atoms, 3], Å
-    charges : [n_atoms], e
-    cell : [3, 3], Å, rows are vectors, either handedness; None = isolated
-    smearing : σ in Å; two charges interact by ``erf(r/√2σ)/r``
-    method : "isolated"; "ewald", the exact sum, O(N²); "pme", a particle mesh, O(N log N); "auto":
-        isolated without a cell, else the faster of the two
-    k_cutoff : 1/Å, sharp cut ``|k| <= k_cutoff`` of some published models (2π/dl); None = converged
-    self_interaction : keep ``ke Σ q²/(√(2π) σ)``
-    coulomb_constant : eV·Å/e²
-    tolerance : error of the forces over the forces (root mean squares, in a molecular liquid)
-        that the mesh may make; energies are a hundred times better. The exact sum stays far below
-
-    Returns
-    -------
-    energy : scalar, eV
-    potential : [n_atoms], eV/e, dE/dq
-    gradient : [n_atoms, 3], eV/Å, dE/dr at fixed charges
-
-    Raises
-    ------
-    TypeError
-        Not a tensor, or tensors of different or integer types.
-    ValueError
-        A shape, a value or a combination that cannot be computed.
-
-    Notes
-    -----
-    Cheng, npj Comput. Mater. 11, 80 (2025). All outputs are differentiable.
-    """
-    _check(positions, charges, cell)
-    solver = LatentCoulomb(smearing, coulomb_constant, k_cutoff, self_interaction, tolerance, method)
-    return solver(positions, charges, cell)
-
-
-def _check(positions: Tensor, charges: Tensor, cell: Optional[Tensor]) -> None:
-    """Raises TypeError or ValueError where the tensors do not describe charges in space."""
-    tensors = {"positions": positions, "charges": charges}
-    if cell is not None:
-        tensors["cell"] = cell
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
-    if not positions.is_floating_point():
-        raise TypeError(f"`positions` must be floating point, got {positions.dtype}")
-    if positions.dim() != 2 or positions.shape[1] != 3:
-        raise ValueError(f"`positions` must have shape [n, 3], got {list(positions.shape)}")
-    if charges.shape != positions.shape[:1]:
-        raise ValueError(f"`charges` must have shape [{positions.shape[0]}], got {list(charges.shape)}")
-    if cell is not None and cell.shape != (3, 3):
-        raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
-    for name, value in tensors.items():
-        if value.dtype != positions.dtype:
-            raise TypeError(f"`{name}` must be {positions.dtype} like `positions`, got {value.dtype}")
-        if not bool(torch.isfinite(value.detach()).all()):
-            raise ValueError(f"`{name}` holds NaN or infinite values")
-    if cell is not None:
-        vectors = cell.detach()
-        box = torch.linalg.norm(vectors, dim=1).prod()  # volume if the vectors were orthogonal
-        if not bool(torch.abs(torch.linalg.det(vectors)) > 1e-6 * box):
-            raise ValueError("`cell` has no volume; use cell=None for an isolated system")
+__all__ = ["METHODS", "LatentCoulomb"]

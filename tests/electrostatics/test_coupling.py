@@ -9,7 +9,7 @@ from openmm_les.electrostatics import ChargeCoupling
 from openmm_les.electrostatics.bsplines import spline_table
 from openmm_les.electrostatics.coupling import coupling_mesh
 from openmm_les.electrostatics.cross_pairs import cross_pairs
-from openmm_les.electrostatics.pme import influence_function
+from openmm_les.electrostatics.influence import influence_function
 from openmm_les.neighbors import perpendicular_widths
 
 KE = 14.399645

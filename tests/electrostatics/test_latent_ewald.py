@@ -125,6 +125,10 @@ def test_forces_through_charges_of_the_frozen_module(cell):
     assert_same([found, recombined], [total, total], rtol=1e-10)
 
 
+ZEROS = torch.zeros(6, 3, dtype=torch.float64)
+QUADRUPOLES = torch.eye(3, dtype=torch.float64).expand(6, 3, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -151,6 +155,12 @@ def test_forces_through_charges_of_the_frozen_module(cell):
         ({"method": "mesh"}, ValueError, "`method` must be one of .*, got 'mesh'"),
         ({"method": "isolated"}, ValueError, "`method='isolated'` takes no cell"),
         ({"method": "ewald", "cell": None}, ValueError, "`method='ewald'` needs a cell, got cell=None"),
+        ({"dipoles": torch.zeros(6)}, ValueError, r"`dipoles` must have shape \[6, 3\], got \[6\]"),
+        ({"dipoles": torch.zeros(6, 3)}, TypeError, "`dipoles` must be torch.float64 like"),
+        ({"dipoles": ZEROS, "quadrupoles": ZEROS}, ValueError, r"`quadrupoles` must have shape \[6, 3, 3\]"),
+        ({"quadrupoles": QUADRUPOLES}, ValueError, "`quadrupoles` need `dipoles` beside them"),
+        ({"dipoles": ZEROS, "quadrupoles": QUADRUPOLES, "method": "pme"}, ValueError, "takes no quadrupoles"),
+        ({"dipoles": ZEROS, "method": "isolated"}, ValueError, "`method='isolated'` takes no cell"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
