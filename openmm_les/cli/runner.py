@@ -7,7 +7,7 @@ import math
 import random
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -283,7 +283,14 @@ def _make_run(
         frame_interval=settings.frame_interval,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    return dynamics.Run(context, topology, directory, plan, stop)
+    run = dynamics.Run(context, topology, directory, plan, stop)
+    if settings.embedding == "electrostatic" and settings.ml not in (ALL, NONE):
+        from openmm_les.embedding.report import COLUMNS, MixedEnergies
+
+        energies = MixedEnergies(context.getSystem())
+        run.further_columns = COLUMNS
+        run.further_values = lambda context: astuple(energies.terms(context))
+    return run
 
 
 def _finish(run: dynamics.Run, settings: Settings) -> int:

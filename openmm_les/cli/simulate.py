@@ -47,6 +47,7 @@ class Embedding(str, Enum):
     """How the ML region feels its surroundings."""
 
     mechanical = "mechanical"
+    electrostatic = "electrostatic"
 
 
 _RESUMABLE = {"resume", "steps", "ps"}

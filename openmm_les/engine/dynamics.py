@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -194,6 +194,10 @@ class Run:
     directory: RunDirectory
     plan: RunPlan
     stop: StopRequest = field(default_factory=StopRequest)
+    further_columns: Sequence[str] = ()
+    """of the table, beside `openmm_les.engine.energies.COLUMNS`"""
+    further_values: Callable[[openmm.Context], Sequence[float]] | None = None
+    """what stands in them"""
 
     def start(self) -> None:
         """Open new output files, and write the row and the checkpoint of step 0."""
@@ -284,7 +288,9 @@ class Run:
     def _open(self, *, resume: bool) -> None:
         step, plan, files = self.step, self.plan, self.directory
         self._meter = EnergyMeter(self.context.getSystem())
-        self._table = EnergyTable(files.energies, keep_until=step if resume else None)
+        self._table = EnergyTable(
+            files.energies, keep_until=step if resume else None, further=self.further_columns
+        )
         self._trajectory = TrajectoryWriter(
             files.trajectory,
             self.topology,
@@ -303,7 +309,7 @@ class Run:
             raise self._unstable(step, "the energy is not finite")
         if row.temperature > _UNSTABLE_TEMPERATURE:
             raise self._unstable(step, f"the temperature rose to {row.temperature:.3g} K")
-        self._table.write(row)
+        self._table.write(row, () if self.further_values is None else self.further_values(self.context))
         return row
 
     def _checkpoint(self) -> None:

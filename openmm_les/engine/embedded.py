@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openmm_les.electrostatics import ChargeCoupling
+from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.engine.boundary import ForceBoundary
 from openmm_les.models.model import LESModel
 from openmm_les.neighbors import perpendicular_widths
@@ -182,6 +183,23 @@ class EmbeddedBoundary(ForceBoundary):
         """Terms of the energy at full strength, [3] double in kJ/mol, named by ``term_names``."""
         terms = self.terms(positions, box, 1.0)
         return torch.stack([terms.short_range, terms.latent, terms.coupling]) * self.energy_factor
+
+    @torch.jit.export
+    def closest_bare(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """Least distance of a watched MM charge to an ML atom, scalar in nm; infinite beyond 0.5 nm."""
+        with torch.no_grad():
+            reach = 0.5
+            few = positions.index_select(0, self.atoms).to(torch.float64)
+            watched = self.mm_atoms.index_select(0, self.coupling.watched)
+            many = positions.index_select(0, watched).to(torch.float64)
+            if box is None:
+                distances = torch.cdist(few, many).view(-1)
+            else:
+                vectors = cross_pairs(few, many, box.to(torch.float64), reach)[2]
+                distances = torch.linalg.norm(vectors, dim=1)
+            none = torch.full((1,), math.inf, dtype=torch.float64, device=positions.device)
+            closest = torch.cat((distances[distances < reach], none)).min()
+        return closest
 
     def terms(self, positions: Tensor, box: Tensor | None, strength: float) -> Terms:
         """Each energy, and the gradient of ``short_range + latent + strength * coupling``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -100,21 +101,23 @@ class EnergyTable:
     Parameters
     ----------
     keep_until : keep the rows of an existing file up to this step and append; None starts anew
+    further : names of further columns
     """
 
-    def __init__(self, path: Path, *, keep_until: int | None = None) -> None:
+    def __init__(self, path: Path, *, keep_until: int | None = None, further: Sequence[str] = ()) -> None:
         if keep_until is not None:
-            truncate_rows(path, keep_until)
+            truncate_rows(path, keep_until, further)
         self._file = open(path, "w" if keep_until is None else "a", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
         if keep_until is None:
-            self._writer.writerow(COLUMNS)
+            self._writer.writerow([*COLUMNS, *further])
             self._file.flush()
 
-    def write(self, row: EnergyRow) -> None:
-        """Append one row."""
-        cells = zip(astuple(row), _FORMATS.values(), strict=True)
-        self._writer.writerow("" if value is None else format(value, spec) for value, spec in cells)
+    def write(self, row: EnergyRow, further: Sequence[float] = ()) -> None:
+        """Append one row, with the values of the further columns."""
+        pairs = zip(astuple(row), _FORMATS.values(), strict=True)
+        cells = ["" if value is None else format(value, spec) for value, spec in pairs]
+        self._writer.writerow([*cells, *(f"{value:.6f}" for value in further)])
         self._file.flush()
 
     def close(self) -> None:
@@ -122,8 +125,8 @@ class EnergyTable:
         self._file.close()
 
 
-def truncate_rows(path: Path, last_step: int) -> None:
-    """Cut the table after the row of the last report at or before ``last_step``.
+def truncate_rows(path: Path, last_step: int, further: Sequence[str] = ()) -> None:
+    """Cut the table, with these further columns, after the last report at or before ``last_step``.
 
     Raises
     ------
@@ -133,7 +136,7 @@ def truncate_rows(path: Path, last_step: int) -> None:
     with open(path, "rb") as file:
         end = len(file.readline())
         file.seek(0)
-        if file.readline().decode().strip() != ",".join(COLUMNS):
+        if file.readline().decode().strip() != ",".join([*COLUMNS, *further]):
             raise ValueError(f"{path} is not a table of energies of this version")
         for line in file:
             step = line.split(b",", 1)[0]

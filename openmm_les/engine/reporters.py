@@ -81,6 +81,10 @@ class MLForceReader:
                 terms = self.module.energy_terms(*arguments)
         return dict(zip(self.term_names, terms.double().cpu().tolist()))
 
+    def closest_bare(self, positions: np.ndarray, box: np.ndarray | None) -> float:
+        """Least distance (nm) of an MM charge without Lennard-Jones; for electrostatic embedding only."""
+        return float(self.module.closest_bare(*self._arguments(positions, box)))
+
     def _arguments(self, positions: np.ndarray, box: np.ndarray | None) -> list[Tensor | None]:
         seen = positions if self._particles is None else positions[self._particles]
         cell = None

@@ -15,6 +15,7 @@ import mdtraj
 import numpy as np
 import pytest
 
+from openmm_les.embedding.report import COLUMNS
 from tests.cli.conftest import Invoke
 
 
@@ -220,3 +221,26 @@ def test_first_signal_is_a_request_and_the_second_acts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is previous
+
+
+@pytest.mark.filterwarnings("ignore:openmm-les. an MM charge")  # fresh water has not found its place
+def test_electrostatic_runs_write_the_terms_of_their_energy(
+    openmm_les: Invoke, water_pdb: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = [
+        *("simulate", water_pdb, "--force-field", "amber14/tip3p.xml", "--cutoff", "0.6"),
+        *("--ml", "resid 0", "--embedding", "electrostatic", "--minimize-iterations", "5"),
+        *("--report-interval", "2", "--output", out),
+    ]
+    result = openmm_les(*options, "--steps", 4)
+    assert result.code == 0, result.stderr
+    result = openmm_les("simulate", "--resume", out, "--steps", 6)
+    assert result.code == 0, result.stderr
+    table = rows(out)
+    assert [int(row["step"]) for row in table] == [0, 2, 4, 6]
+    for row in table:
+        parts = [float(row[name]) for name in COLUMNS if "kJ/mol" in name]
+        assert len(parts) == 5
+        assert sum(parts) == pytest.approx(float(row["potential energy (kJ/mol)"]), abs=0.01)
+        assert 0.1 < float(row["closest bare MM charge (nm)"]) < 0.4
