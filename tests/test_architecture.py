@@ -27,12 +27,14 @@ LAYERS = {
     "training": 4,
     "analysis": 4,
     "engine": 4,
+    "ase": 4,
     "embedding": 5,
     "cli": 6,
 }
-# Beside the layers: training, analysis and engine do not know each other, and the embedding
+# Beside the layers: training, analysis, engine and ase do not know each other, and the embedding
 # builds on the engine alone.
 FORBIDDEN = {
+    ("embedding", "ase"),
     ("embedding", "training"),
     ("embedding", "analysis"),
 }
@@ -130,6 +132,9 @@ def test_imports_follow_the_arrows(part, path, text):
         ("training", "openmm_les.analysis.dipoles"),
         ("training", "openmm_les.engine"),
         ("engine", "openmm_les.embedding"),
+        ("ase", "openmm_les.engine"),
+        ("ase", "openmm"),
+        ("embedding", "openmm_les.ase"),
         ("engine", "openmm_les.training"),
         ("embedding", "openmm_les.analysis"),
         ("models", "openmm"),

@@ -155,7 +155,8 @@ def make_force(
     if periodic and getattr(model.electrostatics, "k_cutoff", None) is not None:
         warnings.warn(
             "this model cuts its Coulomb sum sharply at a wave number (`k_cutoff`): its energy jumps when "
-            "the box changes. Run it at constant volume; with a barostat densities would be wrong",
+            "the box changes. Run it at constant volume, with a barostat densities would be wrong; or "
+            "load it with electrostatics='converged'",
             stacklevel=3,
         )
     route = choose_route(route)

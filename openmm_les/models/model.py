@@ -48,6 +48,8 @@ class Evaluation:
     """eV, reference energies included"""
     energy_long_range: float
     """eV"""
+    charges: np.ndarray
+    """[n_atoms], e, physical ones, see `LESModel.physical_charges`"""
     stress: Optional[np.ndarray] = None
     """[3, 3], eV/Å³, +(1/V) dE/dstrain, where asked for"""
 
@@ -200,48 +202,8 @@ class LESModel(nn.Module):
         """
         if stress and cell is None:
             raise ValueError("`stress=True` needs a `cell`: an isolated system has no volume")
-        x = np.asarray(positions, dtype=np.float64)
-        numbers = np.asarray(atomic_numbers)
-        if x.ndim != 2 or x.shape[1] != 3 or len(x) == 0:
-            raise ValueError(f"`positions` must have shape [n, 3], got {list(x.shape)}")
-        if numbers.shape != x.shape[:1] or numbers.dtype.kind not in "iu":
-            raise ValueError(
-                f"`atomic_numbers` must be {len(x)} integers, "
-                f"got shape {list(numbers.shape)} of {numbers.dtype}"
-            )
-        if not np.isfinite(x).all():
-            raise ValueError("`positions` holds NaN or infinite values")
-        self.check_elements(numbers)
-        if cell is not None:
-            cell = np.asarray(cell, dtype=np.float64)
-            if cell.shape != (3, 3):
-                raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
-            if not np.isfinite(cell).all():
-                raise ValueError("`cell` holds NaN or infinite values")
-            if not abs(np.linalg.det(cell)) > 1e-6 * np.linalg.norm(cell, axis=1).prod():
-                raise ValueError("`cell` has no volume; use cell=None for an isolated system")
-        bonds = covalent_bonds(x, numbers, cell)
-        if molecules is None:
-            molecules = connected_molecules(bonds, len(numbers))
-        molecules = np.asarray(molecules, dtype=np.int64)
-        if molecules.shape != numbers.shape or molecules.min() < 0:
-            raise ValueError(
-                f"`molecules` must be {len(x)} indices from 0, got shape {list(molecules.shape)}"
-            )
-        if not np.isfinite(total_charge).all():
-            raise ValueError("`total_charge` holds NaN or infinite values")
-        charges = molecule_charges(numbers, molecules, total_charge, bonds)
-
-        parameter = next(self.parameters())
-        dtype, device = parameter.dtype, parameter.device
-        graph = single_graph(
-            torch.tensor(x, dtype=dtype, device=device),
-            torch.tensor(numbers.astype(np.int64), device=device),
-            None if cell is None else torch.tensor(cell, dtype=dtype, device=device),
-            torch.tensor(molecules, device=device),
-            torch.tensor(charges, dtype=dtype, device=device),
-            self.cutoff,
-        )
+        graph = self.make_graph(positions, atomic_numbers, cell, total_charge, molecules)
+        dtype, device = graph.positions.dtype, graph.positions.device
         with torch.enable_grad():
             places = graph.positions.requires_grad_(True)
             strain = torch.zeros((3, 3), dtype=dtype, device=device, requires_grad=stress)
@@ -262,7 +224,66 @@ class LESModel(nn.Module):
             latent_charges=output.latent_charges.detach().double().cpu().numpy(),
             energy_short_range=float(output.energy_short_range.detach()[0]),
             energy_long_range=float(output.energy_long_range.detach()[0]),
-            stress=None if cell is None or not virial else _stress(virial[0], cell),
+            charges=self.physical_charges(output.latent_charges.detach(), graph).double().cpu().numpy(),
+            stress=None if cell is None or not virial else _stress(virial[0], np.asarray(cell)),
+        )
+
+    @torch.jit.unused
+    def make_graph(
+        self,
+        positions: np.ndarray,
+        atomic_numbers: np.ndarray,
+        cell: Optional[np.ndarray] = None,
+        total_charge: Union[float, Sequence[float]] = 0,
+        molecules: Optional[np.ndarray] = None,
+    ) -> Graph:
+        """One configuration as the model reads it, in its dtype and on its device.
+
+        Parameters and errors as in `evaluate`.
+        """
+        x = np.asarray(positions, dtype=np.float64)
+        numbers = np.asarray(atomic_numbers)
+        if x.ndim != 2 or x.shape[1] != 3 or len(x) == 0:
+            raise ValueError(f"`positions` must have shape [n, 3], got {list(x.shape)}")
+        if numbers.shape != x.shape[:1] or numbers.dtype.kind not in "iu":
+            raise ValueError(
+                f"`atomic_numbers` must be {len(x)} integers, "
+                f"got shape {list(numbers.shape)} of {numbers.dtype}"
+            )
+        if not np.isfinite(x).all():
+            raise ValueError("`positions` holds NaN or infinite values")
+        self.check_elements(numbers)
+        if cell is not None:
+            cell = np.asarray(cell, dtype=np.float64)
+            if cell.shape != (3, 3):
+                raise ValueError(f"`cell` must have shape [3, 3], got {list(cell.shape)}")
+            if not np.isfinite(cell).all():
+                raise ValueError("`cell` holds NaN or infinite values")
+            if not abs(np.linalg.det(cell)) > 1e-6 * np.linalg.norm(cell, axis=1).prod():
+                raise ValueError("`cell` has no volume; use cell=None for an isolated system")
+        bonds = np.empty((0, 2), dtype=np.int64)
+        if molecules is None or np.size(total_charge) <= np.max(molecules):
+            bonds = covalent_bonds(x, numbers, cell)
+        if molecules is None:
+            molecules = connected_molecules(bonds, len(numbers))
+        molecules = np.asarray(molecules, dtype=np.int64)
+        if molecules.shape != numbers.shape or molecules.min() < 0:
+            raise ValueError(
+                f"`molecules` must be {len(x)} indices from 0, got shape {list(molecules.shape)}"
+            )
+        if not np.isfinite(total_charge).all():
+            raise ValueError("`total_charge` holds NaN or infinite values")
+        charges = molecule_charges(numbers, molecules, total_charge, bonds)
+
+        parameter = next(self.parameters())
+        dtype, device = parameter.dtype, parameter.device
+        return single_graph(
+            torch.tensor(x, dtype=dtype, device=device),
+            torch.tensor(numbers.astype(np.int64), device=device),
+            None if cell is None else torch.tensor(cell, dtype=dtype, device=device),
+            torch.tensor(molecules, device=device),
+            torch.tensor(charges, dtype=dtype, device=device),
+            self.cutoff,
         )
 
 
