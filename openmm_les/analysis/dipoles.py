@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -40,11 +41,8 @@ class DipoleSeries:
         """Time between frames, ps; ValueError where it is not even."""
         return uniform_spacing(self.times)
 
-    def since(self, time: float) -> DipoleSeries:
-        """The frames from a time (ps) after the first one on."""
-        kept = self.times - self.times[0] >= time
-        if not kept.any():
-            raise ValueError(f"the dipoles span {self.times[-1] - self.times[0]:g} ps, less than {time:g} ps")
+    def __getitem__(self, kept: Any) -> DipoleSeries:
+        """The frames of a slice or a mask."""
         return DipoleSeries(
             self.times[kept],
             self.dipoles[kept],
@@ -52,6 +50,13 @@ class DipoleSeries:
             None if self.currents is None else self.currents[kept],
             self.epsilon_infinity,
         )
+
+    def since(self, time: float) -> DipoleSeries:
+        """The frames from a time (ps) after the first one on."""
+        kept = self.times - self.times[0] >= time
+        if not kept.any():
+            raise ValueError(f"the dipoles span {self.times[-1] - self.times[0]:g} ps, less than {time:g} ps")
+        return self[kept]
 
     def save(self, path: str | Path) -> None:
         """Write as H5MD, in the layout of the reporters."""
