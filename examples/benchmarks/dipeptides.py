@@ -1,0 +1,51 @@
+"""The built-in model on the dipeptides of the LES papers, beside the published models.
+
+    python examples/benchmarks/dipeptides.py run-dipeptides --minutes 75
+
+495 polar dipeptides (SPICE, ωB97M-D3(BJ)/def2-TZVPPD) train, 55 validate; the data are not part of
+the repository (`--data`). Born effective charges are not trained on. Writes
+``results/dipeptides-seed….json``.
+"""
+
+from __future__ import annotations
+
+from literature import arguments, train_and_report
+
+from openmm_les.training.labels import LabelFormat
+
+LEVEL = "ωB97M-D3(BJ)/def2-TZVPPD (SPICE)"
+# King et al., Nat. Commun. 16, 8763 (2025) and their les_fit repository: models by the authors.
+PUBLISHED = {
+    "MACE-LES": {
+        "force_mae_mev_per_angstrom": 28.4,
+        "energy_mae_mev_per_atom": 0.64,
+        "born_charge_r_squared": 0.949,
+        "born_charge_mae_e": 0.056,
+    },
+    "MACE": {"force_mae_mev_per_angstrom": 33.8, "energy_mae_mev_per_atom": 0.74},
+    "CACE-LES (best)": {
+        "force_mae_mev_per_angstrom": 38.8,
+        "energy_mae_mev_per_atom": 1.10,
+        "born_charge_r_squared": 0.939,
+    },
+    "CACE": {"force_mae_mev_per_angstrom": 48.0, "energy_mae_mev_per_atom": 1.38},
+}
+
+
+def main() -> None:
+    """Train, compare, write."""
+    options = arguments("Dipeptides beside published LES models.", minutes=75.0)
+    validation = options.data / "spice-dipep-dipolar_val.xyz"
+    settings = {
+        "data": (str(options.data / "spice-dipep-dipolar_train.xyz"),),
+        "valid": (str(validation),),
+        "forces_key": "force",
+        "level_of_theory": LEVEL,
+        "validate_every": 500,
+    }
+    labels = LabelFormat(forces_key="force", born_charges_order="displacement-polarisation")
+    train_and_report("dipeptides", options, settings, validation, labels, PUBLISHED)
+
+
+if __name__ == "__main__":
+    main()
