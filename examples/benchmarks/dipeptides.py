@@ -14,7 +14,7 @@ from literature import arguments, train_and_report
 from openmm_les.training.labels import LabelFormat
 
 LEVEL = "ωB97M-D3(BJ)/def2-TZVPPD (SPICE)"
-# King et al., Nat. Commun. 16, 8763 (2025) and their les_fit repository: models by the authors.
+# The authors' models on their own data (les_fit, of the LES papers).
 PUBLISHED = {
     "MACE-LES": {
         "force_mae_mev_per_angstrom": 28.4,

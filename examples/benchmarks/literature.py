@@ -12,7 +12,7 @@ from provenance import write_result
 from rich.console import Console
 from rich.table import Table
 
-from openmm_les.models.checkpoint import read_description
+from openmm_les.models.checkpoint import load_model, read_description
 from openmm_les.training.evaluation import evaluate_model
 from openmm_les.training.labels import LabelFormat
 from openmm_les.training.recorder import LAST
@@ -101,7 +101,7 @@ def train_and_report(
         ),
         "model": {
             "backbone": description["backbone"],
-            "parameters": description["metadata"]["n_parameters"],
+            "parameters": sum(p.numel() for p in load_model(options.run / MODEL).parameters()),
             "step": description["metadata"]["validation"]["step"],
             "minutes": trained.max_minutes,
             "seed": trained.seed,

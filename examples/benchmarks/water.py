@@ -14,7 +14,7 @@ from literature import arguments, train_and_report
 
 from openmm_les.training.labels import LabelFormat
 
-# As listed by the authors of LES for their models (les_fit).
+# The authors' models on their own data (les_fit, of the LES papers).
 PUBLISHED = {
     "MACE-LES, 50 boxes": {"force_mae_mev_per_angstrom": 7.96, "energy_mae_mev_per_atom": 0.127},
     "MACE, 50 boxes": {"force_mae_mev_per_angstrom": 11.3, "energy_mae_mev_per_atom": 0.152},

@@ -81,16 +81,13 @@ class TensorProduct(ExactConstants):
         self.register_constant("dyad", basis.reshape(5, 9))
         self.mix = ChannelMixing(3 * n_channels, n_channels)
 
+    def scalars(self, x: Features, y: Features) -> Tensor:
+        """The scalars of the product alone, [n, c]."""
+        products = [x.scalar * y.scalar, (x.vector * y.vector).sum(0), (x.tensor * y.tensor).sum(0)]
+        return self.mix.scalar(torch.cat(products, -1))
+
     def forward(self, x: Features, y: Features) -> Features:
         n, c = x.scalar.shape
-        scalars = torch.cat(
-            [
-                x.scalar * y.scalar,
-                (x.vector * y.vector).sum(0),
-                (x.tensor * y.tensor).sum(0),
-            ],
-            -1,
-        )
         turned = (x.tensor.unsqueeze(1) * y.vector.unsqueeze(0)).view(15, n * c)
         vectors = torch.cat(
             [
@@ -109,7 +106,7 @@ class TensorProduct(ExactConstants):
             ],
             -1,
         )
-        return self.mix(Features(scalars, vectors, tensors))
+        return Features(self.scalars(x, y), self.mix.vector(vectors), self.mix.tensor(tensors))
 
 
 class Interaction(nn.Module):
@@ -133,8 +130,11 @@ class Interaction(nn.Module):
         self.gate_in = nn.Linear(n_channels, n_channels)
         self.gate_out = nn.Linear(n_channels, 3 * n_channels)
 
-    def update(self, x: Features, gathered: Features) -> Features:
-        """Features after products of what was gathered, up to third order, behind gates."""
+    def update(self, x: Features, gathered: Features, last: bool) -> Features:
+        """Features after products of what was gathered, up to third order, behind gates.
+
+        In the ``last`` round, of which only scalars are read, vectors and tensors stay as they are.
+        """
         c = self.n_channels
         mixed = self.mix(gathered)
         s, v, t = (
@@ -143,7 +143,13 @@ class Interaction(nn.Module):
             torch.split(mixed.tensor, c, -1),
         )
         second = self.second_order(Features(s[0], v[0], t[0]), Features(s[1], v[1], t[1]))
-        third = self.third_order(second, Features(s[2], v[2], t[2]))
+        factor = Features(s[2], v[2], t[2])
+        if last:
+            scalar = s[0] + second.scalar + self.third_order.scalars(second, factor)
+            gate = nn.functional.silu(self.gate_in(scalar))
+            update = nn.functional.linear(gate, self.gate_out.weight[:c], self.gate_out.bias[:c])
+            return Features(x.scalar + update, x.vector, x.tensor)
+        third = self.third_order(second, factor)
         scalar = s[0] + second.scalar + third.scalar
         gates = self.gate_out(nn.functional.silu(self.gate_in(scalar)))
         update, vector_gate, tensor_gate = torch.split(gates, c, -1)
@@ -160,7 +166,9 @@ class FirstInteraction(Interaction):
     def __init__(self, n_channels: int, n_radial: int) -> None:
         super().__init__(n_channels, n_channels, n_radial)
 
-    def forward(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
+    def forward(
+        self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor, last: bool
+    ) -> Features:
         """Updated features; arguments as in `LaterInteraction.forward`, ``neighbors`` unread."""
         w = torch.split(self.radial(radial), self.n_channels, -1)  # elements are in these weights
         rows = angular.transpose(1, 2)  # [n, 9, K]
@@ -169,7 +177,7 @@ class FirstInteraction(Interaction):
             torch.bmm(rows[:, 1:4], w[1]).transpose(0, 1),
             torch.bmm(rows[:, 4:9], w[2]).transpose(0, 1),
         )
-        return self.update(x, gathered)
+        return self.update(x, gathered, last)
 
 
 class LaterInteraction(Interaction):
@@ -193,10 +201,13 @@ class LaterInteraction(Interaction):
         self.message_vector = nn.Linear(n_channels, n_message, bias=False)
         self.message_tensor = nn.Linear(n_channels, n_message, bias=False)
 
-    def forward(self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor) -> Features:
+    def forward(
+        self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor, last: bool
+    ) -> Features:
         """Updated features.
 
-        ``neighbors`` [n, K]; ``angular`` [n, K, 9]; ``radial`` [n, K, n_radial], 0 on padding.
+        ``neighbors`` [n, K]; ``angular`` [n, K, 9]; ``radial`` [n, K, n_radial], 0 on padding; ``last``:
+        only scalars are wanted.
         """
         c, m = self.n_channels, self.n_message
         n, width = neighbors.shape
@@ -224,7 +235,7 @@ class LaterInteraction(Interaction):
             torch.cat([torch.bmm(rows[:, 1:4], w[1] * scalar), carried[:, :3]], -1).transpose(0, 1),
             torch.cat([torch.bmm(rows[:, 4:9], w[2] * scalar), carried[:, 3:]], -1).transpose(0, 1),
         )
-        return self.update(x, gathered)
+        return self.update(x, gathered, last)
 
 
 def _start(linear: nn.Linear, gain: float) -> None:
@@ -361,8 +372,8 @@ class EquivariantBackbone(ExactConstants):
         )
         energies = self.element_energy(species).squeeze(-1) + repulsion
         features: List[Tensor] = []
-        for layer, readout in zip(self.layers, self.readouts):
-            x = layer(x, neighbors, angular, radial)
+        for round, (layer, readout) in enumerate(zip(self.layers, self.readouts)):
+            x = layer(x, neighbors, angular, radial, round == len(self.layers) - 1)
             energies = energies + readout(x.scalar).squeeze(-1)
             features.append(x.scalar)
         return BackboneOutput(energies, torch.cat(features, -1))

@@ -28,7 +28,6 @@ def test_two_processes_train_one_model(tmp_path):
     with (tmp_path / "run" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["4", "8"]
     assert load_model(tmp_path / "run" / "model.safetensors").elements == [1, 8]
-    again = subprocess.run(
-        [*run, "--resume", str(tmp_path / "run")], capture_output=True, text=True, timeout=300
-    )
-    assert again.returncode == 0 and "finished already" in again.stdout
+    again = [*run, "--resume", str(tmp_path / "run")]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "finished already" in done.stdout
