@@ -71,6 +71,9 @@ def train(
         bool, typer.Option("--born-charges", help="Tune charges on Born effective charges, too.")
     ] = False,
     born_charges_weight: Annotated[float, typer.Option(help="Of Born charges, V/Å.")] = 0.2,
+    molecule_weight: Annotated[
+        float, typer.Option(help="Of net forces and torques on molecules among others, which tell charges.")
+    ] = 0.0,
     short_range_only: Annotated[
         bool, typer.Option("--short-range-only", help="No charges: the same backbone without Coulomb.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from openmm_les.graph import configuration_index
+from openmm_les.graph import Graph, configuration_index
 from openmm_les.models.model import LESModel, Prediction
 from openmm_les.models.response import born_charges_of_charges, dipole_of_charges
 from openmm_les.training.batches import Batch
@@ -39,6 +39,7 @@ class Weights(NamedTuple):
     stress: float = 0.0
     dipole: float = 0.0
     born_charges: float = 0.0
+    molecule: float = 0.0
 
 
 class Losses(NamedTuple):
@@ -55,6 +56,8 @@ class Losses(NamedTuple):
     """e·Å, mean length of the error over the root of the number of atoms"""
     born_charges: Tensor
     """e, mean size of the error of an atom"""
+    molecule: Tensor
+    """eV/Å, see `molecule_error`"""
 
 
 def predict_batch(
@@ -111,7 +114,7 @@ def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
     sizes = batch.graph.offsets[1:] - batch.graph.offsets[:-1]
     force = torch.linalg.vector_norm(outputs.forces - batch.forces, dim=1).mean()
     energy = ((outputs.energy - batch.energy).abs() / sizes).mean().to(force.dtype)
-    stress = dipole = born = torch.zeros_like(force)
+    stress = dipole = born = molecule = torch.zeros_like(force)
     if weights.stress > 0.0 and outputs.stress is not None:
         per_atom = torch.abs(torch.linalg.det(batch.graph.cells)) / sizes
         stress = _mean_error(outputs.stress, batch.stress, per_atom)
@@ -119,17 +122,53 @@ def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
         dipole = _mean_error(outputs.dipole, batch.dipole, sizes.to(force.dtype).rsqrt())
     if weights.born_charges > 0.0 and outputs.born_charges is not None:
         born = _mean_error(outputs.born_charges, batch.born_charges, torch.ones_like(batch.forces[:, 0]))
+    if weights.molecule > 0.0:
+        molecule = molecule_error(outputs.forces - batch.forces, batch.graph)
     total = weights.force * force + weights.energy * energy
     total = total + weights.stress * stress + weights.dipole * dipole + weights.born_charges * born
-    return Losses(total, force, energy, stress, dipole, born)
+    total = total + weights.molecule * molecule
+    return Losses(total, force, energy, stress, dipole, born, molecule)
+
+
+def molecule_error(error: Tensor, graph: Graph) -> Tensor:
+    """Error of the net force on a molecule plus that of its torque over its radius, mean, eV/Å.
+
+    Both come from other molecules alone: what a short-range part gets wrong inside a molecule drops
+    out, and beyond its cutoff they are those of the charges. Counted are molecules of isolated
+    configurations that hold more than one; 0 where there are none.
+
+    Parameters
+    ----------
+    error : [n_atoms, 3], eV/Å, of forces
+    graph : of the batch; its positions, molecules and cells are read
+    """
+    molecules, positions = graph.molecules, graph.positions.detach()
+    n = graph.molecule_charges.shape[0]
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros((n, *values.shape[1:])).index_add(0, molecules, values)
+
+    sizes = total(torch.ones_like(positions[:, 0]))
+    arms = positions - (total(positions) / sizes.unsqueeze(1))[molecules]
+    radii = torch.sqrt(total((arms * arms).sum(1)) / sizes).clamp(min=0.5)  # Å, single atoms have none
+    net, torque = total(error), total(torch.linalg.cross(arms, error))
+    owner = molecules.new_zeros(n).index_copy(0, molecules, configuration_index(graph.offsets))
+    companions = torch.bincount(owner, minlength=graph.cells.shape[0])
+    counted = (companions > 1)[owner] & (graph.cells[owner] == 0.0).all(2).all(1)
+    lengths = _length(net) + _length(torque) / radii
+    return (lengths * counted).sum() / counted.sum().clamp(min=1)
 
 
 def _mean_error(found: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
     """Mean of ``scale`` [n] times the length of the difference, [n, ...], where there is a label."""
     labelled = torch.isfinite(wanted.flatten(1)).all(1)
     difference = (found[labelled] - wanted[labelled]).flatten(1) * scale[labelled].unsqueeze(1)
-    lengths = torch.sqrt((difference * difference).sum(1) + 1e-12)  # differentiable at zero
-    return lengths.sum() / labelled.sum().clamp(min=1)
+    return _length(difference).sum() / labelled.sum().clamp(min=1)
 
 
-__all__ = ["Losses", "Outputs", "Weights", "batch_losses", "predict_batch"]
+def _length(vectors: Tensor) -> Tensor:
+    """Lengths of [n, m] vectors, differentiable at zero."""
+    return torch.sqrt((vectors * vectors).sum(1) + 1e-12)
+
+
+__all__ = ["Losses", "Outputs", "Weights", "batch_losses", "molecule_error", "predict_batch"]

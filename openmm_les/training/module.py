@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -18,7 +19,7 @@ from openmm_les.exceptions import RunError
 from openmm_les.models.checkpoint import save_model
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import Batch, Batches, GraphData, TrainingStream
-from openmm_les.training.loss import Weights, batch_losses, predict_batch
+from openmm_les.training.loss import Weights, batch_losses, molecule_error, predict_batch
 from openmm_les.training.metrics import SMALL_CHARGES, Predictions
 from openmm_les.training.optimizer import MuonAdamW, learning_rate_factor, split_parameters
 from openmm_les.training.settings import TrainingSettings
@@ -156,6 +157,7 @@ class LESTraining(pl.LightningModule):
             stress=s.stress_weight if s.stress else 0.0,
             dipole=s.dipole_weight if s.dipoles else 0.0,
             born_charges=s.born_charges_weight if s.born_charges else 0.0,
+            molecule=s.molecule_weight,
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -168,19 +170,24 @@ class LESTraining(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._predictions = Predictions(self.valid_data.configurations)
+        self._molecule_errors: list[float] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         s, model = self.settings, cast(LESModel, self.average.module)
         outputs = predict_batch(model, batch, train=False, stress=s.stress, born_charges=s.born_charges)
         self._predictions.add(batch, outputs)
+        if s.molecule_weight > 0.0:
+            error = molecule_error(outputs.forces - batch.forces, batch.graph)
+            self._molecule_errors.append(float(error.detach()))
 
     def on_validation_epoch_end(self) -> None:
         errors, others = self._predictions.errors(), self._predictions.label_errors()
+        others["molecule"] = float(np.mean(self._molecule_errors)) if self._molecule_errors else math.nan
         weights = self._weights(0.0)  # of one kind throughout, to compare validations
         spread = self._predictions.charge_spread().get("all", float("nan"))
         dipole = self._predictions.dipole_agreement(self.valid_data.configurations.total_charge == 0.0)
         loss = weights.force * errors["force_error"] + weights.energy * errors["energy_mae"]
-        for name, weight in zip(("stress", "dipole", "born_charges"), weights[2:]):
+        for name, weight in zip(("stress", "dipole", "born_charges", "molecule"), weights[2:]):
             loss += 0.0 if math.isnan(others[name]) else weight * others[name]
         self._row = {
             "step": self.trainer.global_step,

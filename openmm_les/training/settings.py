@@ -76,6 +76,8 @@ class TrainingSettings:
     """tune charges on Born-charge labels, too"""
     born_charges_weight: float = 0.2
     """V/Å, of the size of the Born-charge error of an atom"""
+    molecule_weight: float = 0.0
+    """of the error of the net force and torque on molecules among others; see `molecule_error`"""
     short_range_only: bool = False
     """no latent charges: the same backbone without the Coulomb term"""
     freeze_backbone: bool = False
@@ -122,7 +124,7 @@ class TrainingSettings:
         for name in ("valid_fraction", "ema", "late_start", "charge_start"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise DataError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "seed", "threads", "patience", "force_weight"):
+        for name in ("weight_decay", "seed", "threads", "patience", "force_weight", "molecule_weight"):
             if not getattr(self, name) >= 0:
                 raise DataError(f"`{name}` must not be negative, got {getattr(self, name)}")
         if self.dtype not in ("float32", "float64"):

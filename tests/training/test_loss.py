@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from openmm_les.training.batches import GraphData
-from openmm_les.training.loss import Weights, batch_losses, predict_batch
+from openmm_les.training.loss import Weights, batch_losses, molecule_error, predict_batch
 from tests.builders import small_model
 from tests.training.toy import toy_configurations
 
 EVERYTHING = {"stress": True, "dipole": True, "born_charges": True}
-ALL_TERMS = Weights(force=1.0, energy=2.0, stress=3.0, dipole=4.0, born_charges=5.0)
+ALL_TERMS = Weights(force=1.0, energy=2.0, stress=3.0, dipole=4.0, born_charges=5.0, molecule=6.0)
 
 
 def mixed_batch(strain=None):
@@ -52,8 +52,10 @@ def test_no_error_no_loss():
         dipole=outputs.dipole.detach(),
         born_charges=outputs.born_charges.detach(),
     )
-    for term in batch_losses(outputs, perfect, ALL_TERMS):
-        assert float(term.detach()) == pytest.approx(0.0, abs=2e-5)
+    losses = batch_losses(outputs, perfect, ALL_TERMS)
+    for name, term in losses._asdict().items():
+        # Lengths that are differentiable at zero are 1e-6 there, and the total has six of each.
+        assert float(term.detach()) == pytest.approx(0.0, abs=5e-5), name
 
 
 def test_terms_measure_what_they_say():
@@ -78,11 +80,13 @@ def test_terms_measure_what_they_say():
         "stress": 0.1,
         "dipole": 6 * 3**0.5 / 6**0.5,
         "born_charges": 0.3,
+        # Each of the two waters in vacuum: three atoms' errors, which turn nothing.
+        "molecule": 1.5,
     }
     for name, value in expected.items():
-        assert float(getattr(losses, name).detach()) == pytest.approx(value, rel=1e-6), name
+        assert float(getattr(losses, name).detach()) == pytest.approx(value, rel=2e-6), name
     total = sum(weight * expected[name] for name, weight in ALL_TERMS._asdict().items())
-    assert float(losses.total.detach()) == pytest.approx(total, rel=1e-6)
+    assert float(losses.total.detach()) == pytest.approx(total, rel=2e-6)
 
 
 def test_missing_labels_leave_gradients_finite():
@@ -96,3 +100,29 @@ def test_missing_labels_leave_gradients_finite():
     losses.total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+def test_molecule_error_knows_net_forces_and_torques_only():
+    """Two waters in vacuum; a third and fourth in a box and a fifth alone are not counted."""
+    toy = toy_configurations(3)
+    toy.cell[2] = 9.0 * np.eye(3)
+    graph = GraphData(toy, 4.0, dtype=torch.float64).batch(np.array([0, 1, 2])).graph
+    assert graph.offsets.tolist() == [0, 3, 9, 18]
+    error = torch.zeros(18, 3, dtype=torch.float64)
+    assert float(molecule_error(error, graph)) == pytest.approx(0.0, abs=1e-5)
+    # A stretch of a bond is of no concern, nor is anything alone or in a box.
+    bond = graph.positions[4] - graph.positions[3]
+    error[3], error[4] = -bond, bond
+    error[:3], error[9:] = 1.0, 1.0
+    assert float(molecule_error(error, graph)) == pytest.approx(0.0, abs=1e-5)
+    error[3:6] += torch.tensor([0.3, 0.0, 0.4], dtype=torch.float64)  # a net force of 1.5 on one of two
+    assert float(molecule_error(error, graph)) == pytest.approx(0.75, rel=1e-5)
+    # A turning force: cross products with the arms, of no net force.
+    axis = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(3, 3)
+    x = graph.positions[6:9]
+    arms = x - x.mean(0)
+    turning = torch.linalg.cross(axis, arms)
+    error[3:6], error[6:9] = 0.0, turning
+    torque = torch.linalg.norm(torch.linalg.cross(arms, turning).sum(0))
+    radius = torch.sqrt((arms * arms).sum() / 3)
+    assert float(molecule_error(error, graph)) == pytest.approx(0.5 * float(torque / radius), rel=1e-5)
