@@ -10,9 +10,13 @@ from importlib.metadata import version
 from typing import Any
 
 _HOMES = {
+    "CouplingSettings": "openmm_les.engine.embedded",
     "LESModel": "openmm_les.models.model",
+    "MixedEnergies": "openmm_les.embedding.report",
+    "MixedEnergyReporter": "openmm_les.embedding.report",
     "create_mixed_system": "openmm_les.embedding.mixed",
     "create_system": "openmm_les.engine.system",
+    "energies_at": "openmm_les.embedding.states",
     "latent_ewald": "openmm_les.electrostatics",
     "list_models": "openmm_les.models.checkpoint",
     "load_model": "openmm_les.models.checkpoint",
@@ -34,10 +38,14 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "CouplingSettings",
     "LESModel",
+    "MixedEnergies",
+    "MixedEnergyReporter",
     "__version__",
     "create_mixed_system",
     "create_system",
+    "energies_at",
     "latent_ewald",
     "list_models",
     "load_model",
