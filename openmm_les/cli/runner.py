@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ from openmm import app, unit
 
 from openmm_les.analysis.energies import plot_energies, read_energies, summarize
 from openmm_les.cli.console import RunProgress, log_to_stderr, note, say, stderr, stdout, summary_table
+from openmm_les.cli.novelty import COLUMN, NoveltyWatch
 from openmm_les.cli.settings import ALL, NONE, Settings, steps_of
 from openmm_les.engine import dynamics, inputs
 from openmm_les.engine.energies import EnergyRow
@@ -284,12 +285,21 @@ def _make_run(
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     run = dynamics.Run(context, topology, directory, plan, stop)
+    columns: list[str] = []
+    values: list[Callable[[openmm.Context], Sequence[float]]] = []
     if settings.embedding == "electrostatic" and settings.ml not in (ALL, NONE):
         from openmm_les.embedding.report import COLUMNS, MixedEnergies
 
         energies = MixedEnergies(context.getSystem())
-        run.further_columns = COLUMNS
-        run.further_values = lambda context: astuple(energies.terms(context))
+        columns += COLUMNS
+        values.append(lambda context: astuple(energies.terms(context)))
+    if settings.ml != NONE:
+        watch = NoveltyWatch(context.getSystem(), topology, note)
+        if watch.knows:
+            columns.append(COLUMN)
+            values.append(lambda context: [watch.largest(context)])
+    run.further_columns = columns
+    run.further_values = lambda context: [value for part in values for value in part(context)]
     return run
 
 

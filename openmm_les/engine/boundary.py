@@ -160,6 +160,13 @@ class ForceBoundary(nn.Module):
         return charges
 
     @torch.jit.export
+    def novelty(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """How far the atoms lie from the training data, [n_ml]; see `LESModel.novelty`."""
+        with torch.no_grad():
+            novelty = self.model.novelty(self.graph(positions, box))
+        return novelty
+
+    @torch.jit.export
     def energy_terms(self, positions: Tensor, box: Tensor | None) -> Tensor:
         """Terms of the energy at full strength, [n_terms] double in kJ/mol, named by ``term_names``.
 

@@ -57,6 +57,8 @@ class MLForceReader:
         self.numbers = self.module.numbers.cpu().numpy()
         """[n_ml], atomic numbers"""
         self.term_names = list(self.module.term_names)
+        self.knows_domain = getattr(self.module.model, "domain", None) is not None
+        """whether `novelty` says anything"""
         self.total_charge = float(self.module.molecule_charges.sum())
         """e"""
 
@@ -69,6 +71,12 @@ class MLForceReader:
         with torch.jit.optimized_execution(False):
             charges = self.module.physical_charges(*arguments)
         return charges.double().cpu().numpy()
+
+    def novelty(self, positions: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+        """Distance of the ML atoms from the training data, [n_ml]; see `LESModel.novelty`."""
+        with torch.jit.optimized_execution(False):
+            novelty = self.module.novelty(*self._arguments(positions, box))
+        return novelty.double().cpu().numpy()
 
     def energy_terms(self, positions: np.ndarray, box: np.ndarray | None) -> dict[str, float]:
         """Terms of the ML energy at full strength by name, kJ/mol; arguments as in `charges`."""
@@ -208,6 +216,24 @@ class LatentChargeReporter(_Reporter):
         return row
 
 
+class NoveltyReporter(_Reporter):
+    """How far the ML atoms lie from the training data of their model: ``particles/ml/novelty``.
+
+    1 where one in ten thousand training atoms went, `openmm_les.models.domain.NOVEL` and more where the
+    model is on its own; NaN for a model that does not know its training data.
+
+    Parameters
+    ----------
+    file, interval, append : as `LatentChargeReporter`
+    """
+
+    def _quantities(self, reader: MLForceReader) -> list[Quantity]:
+        return [Quantity("particles/ml/novelty", (len(reader.atoms),), "", "f4")]
+
+    def _row(self, reader, simulation, state, positions, box):
+        return {"particles/ml/novelty": reader.novelty(positions, box)}
+
+
 class DipoleReporter(_Reporter):
     """Dipole of the ML atoms: ``observables/dipole``, e·Å, and ``observables/volume``, Å³.
 
@@ -319,4 +345,10 @@ def _mass(system: openmm.System, particle: int) -> float:
     return system.getParticleMass(particle).value_in_unit(unit.dalton)
 
 
-__all__ = ["DipoleReporter", "EnergyTermReporter", "LatentChargeReporter", "MLForceReader"]
+__all__ = [
+    "DipoleReporter",
+    "EnergyTermReporter",
+    "LatentChargeReporter",
+    "MLForceReader",
+    "NoveltyReporter",
+]

@@ -24,6 +24,7 @@ from openmm_les.elements import symbol
 from openmm_les.exceptions import CheckpointError, LicenseWarning
 from openmm_les.models.adapters.convert import convert_mace, make_converged
 from openmm_les.models.adapters.mace import MACEBackbone, MACEChargeHead
+from openmm_les.models.domain import FeatureDomain
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
@@ -70,6 +71,7 @@ def save_model(model: LESModel, path: Union[str, Path], metadata: Optional[Mappi
         "charge_head": _describe(model.charge_head, CHARGE_HEADS),
         "electrostatics": _describe(model.electrostatics, ELECTROSTATICS),
         "charge_scale": model.charge_scale,
+        "domain": None if model.domain is None else model.domain.config(),
         "versions": {p: version(p) for p in ("openmm-les", "torch", "safetensors")},
         "metadata": dict(metadata if metadata is not None else model.metadata),
     }
@@ -224,6 +226,7 @@ def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) 
             _construct(description["electrostatics"], ELECTROSTATICS),
             list(description["elements"]),
             charge_scale=float(description.get("charge_scale", 1.0)),
+            domain=FeatureDomain(**description["domain"]) if description.get("domain") else None,
         )
         model = model.to(_DTYPES[description["dtype"]])
         model.load_state_dict(weights)

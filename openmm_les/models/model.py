@@ -14,6 +14,7 @@ from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import symbol
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph, configuration_index
+from openmm_les.models.domain import FeatureDomain
 from openmm_les.models.heads import conserve_charge
 from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
 from openmm_les.neighbors import single_graph
@@ -65,6 +66,7 @@ class LESModel(nn.Module):
     elements : atomic numbers the model knows, ascending
     reference_energies : eV per atom of each element, added to the short-range energy
     charge_scale : sign and size by which latent charges become physical ones, see `physical_charges`
+    domain : what the training data look like, for `novelty`; None = not known
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
@@ -78,6 +80,7 @@ class LESModel(nn.Module):
         elements: List[int],
         reference_energies: Optional[List[float]] = None,
         charge_scale: float = 1.0,
+        domain: Optional[FeatureDomain] = None,
     ) -> None:
         super().__init__()
         if not (charge_scale != 0.0 and math.isfinite(charge_scale)):
@@ -86,6 +89,7 @@ class LESModel(nn.Module):
         self.backbone = backbone
         self.charge_head = charge_head
         self.electrostatics = electrostatics
+        self.domain = domain
         self.elements = elements
         self.cutoff = float(cast(float, backbone.cutoff))
         # Not annotated in place: torch.jit.script warns of that.
@@ -159,6 +163,18 @@ class LESModel(nn.Module):
         """
         charges = self.charge_scale * latent_charges
         return conserve_charge(charges, torch.ones_like(charges), graph.molecules, graph.molecule_charges)
+
+    @torch.jit.export
+    def novelty(self, graph: Graph) -> Tensor:
+        """How far each atom lies from the training data, [n_atoms]: 1 where few of theirs went.
+
+        See `FeatureDomain`; NaN where the model does not know its training data.
+        """
+        features = self.backbone(graph).features
+        domain = self.domain
+        if domain is not None:
+            return domain(features, graph.numbers)
+        return torch.full_like(features[:, 0], math.nan)
 
     @torch.jit.unused
     def check_elements(self, numbers: Union[Sequence[int], np.ndarray]) -> None:

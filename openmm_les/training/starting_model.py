@@ -60,6 +60,7 @@ def trained_model(name_or_path: str | Path, elements: list[int], dtype: torch.dt
             f"the data hold {', '.join(map(symbol, new))}, which {Path(name_or_path).name} does not know (it "
             f"knows {', '.join(map(symbol, model.elements))}); new elements need a model trained from scratch"
         )
+    model.domain = None  # new data, other features
     return model.to(dtype).train()
 
 

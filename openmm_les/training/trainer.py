@@ -19,6 +19,7 @@ from rich.console import Console
 from openmm_les.exceptions import RunError
 from openmm_les.models.checkpoint import load_model, read_description, save_model
 from openmm_les.training.card import card
+from openmm_les.training.domain import fit_domain
 from openmm_les.training.metrics import predict
 from openmm_les.training.module import MODEL, LESTraining
 from openmm_les.training.plots import plot_curves, plot_parity
@@ -120,8 +121,11 @@ def _strategy(settings: TrainingSettings) -> str:
 
 
 def _finish(module: LESTraining, settings: TrainingSettings, directory: Path) -> None:
-    """Card and plots of the best model."""
+    """Card and plots of the best model; what its training data look like goes into its file."""
     model = load_model(directory / MODEL)
+    if model.domain is None:
+        model.domain = fit_domain(model, module.train_data.configurations, settings.seed)
+        save_model(model, directory / MODEL)
     predictions = predict(model, module.valid_data)
     results = predictions.summary()
     named = replace(settings, **{key: module.metadata["settings"][key] for key in ("data", "valid", "init")})

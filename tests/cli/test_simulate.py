@@ -14,8 +14,11 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
+import torch
 
 from openmm_les.embedding.report import COLUMNS
+from openmm_les.models.checkpoint import load_model, save_model
+from openmm_les.models.domain import FeatureDomain
 from tests.cli.conftest import Invoke
 
 
@@ -244,3 +247,29 @@ def test_electrostatic_runs_write_the_terms_of_their_energy(
         assert len(parts) == 5
         assert sum(parts) == pytest.approx(float(row["potential energy (kJ/mol)"]), abs=0.01)
         assert 0.1 < float(row["closest bare MM charge (nm)"]) < 0.4
+
+
+def test_a_run_outside_of_the_training_data_is_told_so(
+    openmm_les: Invoke, tmp_path: Path, peptide_pdb: Path
+) -> None:
+    model = load_model("peptide-gfn2-small")
+    model.domain = FeatureDomain(model.elements, model.backbone.n_features)
+    model.domain.whitening += 1e3 * torch.eye(model.backbone.n_features)  # everything is far away
+    save_model(model, tmp_path / "model.safetensors")
+    out = openmm_les(
+        *("simulate", peptide_pdb, "--model", tmp_path / "model.safetensors", "--ml", "all"),
+        *(
+            "--output",
+            tmp_path / "run",
+            "--steps",
+            "4",
+            "--report-interval",
+            "2",
+            "--minimize-iterations",
+            "1",
+        ),
+        *("--platform", "Reference", "--seed", "7"),
+    )
+    assert out.code == 0, out.stderr
+    assert out.stderr.count("all of the model's training data") == 1
+    assert [float(row["Largest ML novelty"]) > 100.0 for row in rows(tmp_path / "run")] == [True] * 3

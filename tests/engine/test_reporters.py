@@ -16,9 +16,12 @@ from openmm_les.engine.reporters import (
     EnergyTermReporter,
     LatentChargeReporter,
     MLForceReader,
+    NoveltyReporter,
 )
 from openmm_les.engine.system import create_system
+from openmm_les.models.domain import FeatureDomain
 from openmm_les.records import read_record, record_attributes
+from tests.builders import make_graph
 from tests.engine.builders import (
     BOXES,
     FORMAMIDE_RESIDUE,
@@ -207,3 +210,22 @@ def test_a_region_of_a_larger_system(route, tmp_path):
     assert reader.atoms.tolist() == list(range(3, 9))
     alone = quiet_model().evaluate(10 * positions[3:], np.array(water_and_formamide()[1][3:]))
     np.testing.assert_allclose(reader.charges(positions, None), alone.latent_charges, atol=1e-9)
+
+
+@pytest.mark.parametrize("route", ROUTES_HERE)
+def test_novelty_is_what_the_model_says(route, tmp_path):
+    model = quiet_model()
+    model.domain = FeatureDomain(model.elements, model.backbone.n_features).double()
+    torch.nn.init.normal_(model.domain.whitening, generator=torch.Generator().manual_seed(0))
+    topology = topology_of(MOLECULES, None)
+    system = create_system(topology, model, route=route, precision="double")
+    integrator = openmm.VerletIntegrator(0.0002)
+    simulation = app.Simulation(topology, system, integrator, openmm.Platform.getPlatform("Reference"))
+    simulation.context.setPositions(water_and_formamide()[0])
+    simulation.reporters.append(NoveltyReporter(tmp_path / "novelty.h5", 2))
+    simulation.step(2)
+    numbers = water_and_formamide()[1]
+    graph = make_graph([positions_of(simulation)], [numbers], cutoff=model.cutoff)
+    written = read_record(tmp_path / "novelty.h5", "particles/ml/novelty").value[-1]
+    np.testing.assert_allclose(written, model.novelty(graph).detach(), rtol=1e-5)
+    assert MLForceReader(system).knows_domain
