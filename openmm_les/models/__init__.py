@@ -1,18 +1,30 @@
 """Models: backbone, heads, the LES model and its files."""
 
-from openmm_les.models.checkpoint import list_models, load_model, model_card, save_model
+from openmm_les.models.adapters.any_backbone import PairBackbone, add_latent_charges
+from openmm_les.models.backbone import BackboneOutput
+from openmm_les.models.checkpoint import (
+    list_models,
+    load_model,
+    model_card,
+    register_backbone,
+    save_model,
+)
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead
 from openmm_les.models.model import Evaluation, LESModel, Prediction
 
 __all__ = [
+    "BackboneOutput",
     "EquivariantBackbone",
     "Evaluation",
     "LESModel",
     "LatentChargeHead",
+    "PairBackbone",
     "Prediction",
+    "add_latent_charges",
     "list_models",
     "load_model",
     "model_card",
+    "register_backbone",
     "save_model",
 ]

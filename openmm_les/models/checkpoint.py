@@ -13,11 +13,12 @@ import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Type, Union
 
 import safetensors
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import symbol
@@ -211,10 +212,33 @@ def _is_pickled(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04" or path.suffix == ".model"
 
 
+def register_backbone(cls: Type[nn.Module]) -> Type[nn.Module]:
+    """Let models with a backbone of class ``cls`` be saved, and loaded in any process that registers it.
+
+    Its method ``config()`` gives the constructor's arguments, JSON-ready; usable as a decorator. A file
+    holds the name of the class only: nothing but registered classes is ever built.
+
+    Raises
+    ------
+    TypeError
+        No `config` method.
+    ValueError
+        Another class of the same name is registered.
+    """
+    if not callable(getattr(cls, "config", None)):
+        raise TypeError(f"{cls.__name__} needs a method config() that gives its constructor's arguments")
+    if BACKBONES.setdefault(cls.__name__, cls) is not cls:
+        raise ValueError(f"a backbone named {cls.__name__} is registered already")
+    return cls
+
+
 def _describe(part: Any, registry: Mapping[str, type]) -> Dict[str, Any]:
     cls = type(part)
     if registry.get(cls.__name__) is not cls:
-        raise TypeError(f"a model with a {cls.__name__} cannot be saved; known are {', '.join(registry)}")
+        raise TypeError(
+            f"a model with a {cls.__name__} cannot be saved; known are {', '.join(registry)} "
+            "(a backbone of your own: register_backbone)"
+        )
     return {"type": cls.__name__, **part.config()}
 
 
@@ -245,5 +269,8 @@ def _construct(settings: Mapping[str, Any], registry: Mapping[str, type]) -> Any
     arguments = dict(settings)
     kind = arguments.pop("type")
     if kind not in registry:
-        raise ValueError(f"unknown part {kind!r}; known are {', '.join(registry)}")
+        raise ValueError(
+            f"unknown part {kind!r}; known are {', '.join(registry)} (a backbone of your own must be "
+            "registered first: register_backbone)"
+        )
     return registry[kind](**arguments)
