@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from openmm_les.exceptions import DataError
-from openmm_les.models.checkpoint import load_model, read_description
+from openmm_les.models.checkpoint import load_model, read_description, save_model
 from openmm_les.training.card import command_line
+from openmm_les.training.domain import add_domain
 from openmm_les.training.evaluation import evaluate_model
 from openmm_les.training.recorder import LOG, TENSORBOARD
 from openmm_les.training.settings import TrainingSettings
@@ -151,3 +152,18 @@ def test_the_card_s_command_is_the_run_s(trained):
     metadata = read_description(trained / MODEL)["metadata"]
     assert metadata["training_data"]["labels"] == "energies, forces"
     assert metadata["training_data"]["elements"] == {"H": 24, "O": 24}
+
+
+def test_models_keep_what_their_data_look_like(trained, data, tmp_path):
+    first = load_model(trained / MODEL)
+    assert first.domain is not None
+    first.domain = None
+    save_model(first, tmp_path / "bare.safetensors")
+    add_domain(tmp_path / "bare.safetensors", [data])
+    bare = load_model(tmp_path / "bare.safetensors")
+    assert bare.metadata == first.metadata
+    torch.testing.assert_close(bare.domain.means, load_model(trained / MODEL).domain.means)
+    with pytest.raises(DataError, match="no training data"):
+        toy = toy_configurations(6)
+        toy.split[:] = "valid"
+        add_domain(trained / MODEL, [write_hdf5(tmp_path / "valid.h5", toy)])
