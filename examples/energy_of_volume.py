@@ -17,27 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from water_boxes import SPACING, lattice_water
 
 from openmm_les.electrostatics import LatentCoulomb
 
 THERMAL_ENERGY = 25.85  # meV at 300 K
 
 
-def water_box(side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``side³`` water molecules turned at random about a lattice: positions, charges, cell."""
-    generator = torch.Generator().manual_seed(1)
-    steps = torch.arange(side, dtype=torch.float64)
-    sites = 3.104 * torch.cartesian_prod(steps, steps, steps)
-    molecule = torch.tensor([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]], dtype=torch.float64)
-    turns, _ = torch.linalg.qr(torch.randn(len(sites), 3, 3, dtype=torch.float64, generator=generator))
-    positions = (sites.unsqueeze(1) + molecule @ turns).view(-1, 3)
-    charges = torch.tensor([-0.8, 0.4, 0.4], dtype=torch.float64).repeat(len(sites))
-    return positions, charges, 3.104 * side * torch.eye(3, dtype=torch.float64)
-
-
 def energies(solver: LatentCoulomb, scales: np.ndarray, side: int) -> np.ndarray:
     """meV of the box at each scale."""
-    positions, charges, cell = water_box(side)
+    positions, charges, cell = lattice_water(side)
     with torch.no_grad():
         return np.array([1e3 * float(solver(s * positions, charges, s * cell)[0]) for s in scales])
 
@@ -58,7 +47,7 @@ def main() -> None:
         "converged, exact sum": energies(LatentCoulomb(method="ewald"), scales, arguments.side),
         "converged, particle mesh": energies(LatentCoulomb(method="pme"), scales, arguments.side),
     }
-    lengths = 3.104 * arguments.side * scales
+    lengths = SPACING * arguments.side * scales
     figure, (above, below) = pyplot.subplots(2, 1, figsize=(6.5, 6.0), sharex=True, constrained_layout=True)
     for (name, values), style in zip(curves.items(), ("-", "-", ":"), strict=True):
         rest = values - np.polynomial.Polynomial.fit(scales, values, 2)(scales)

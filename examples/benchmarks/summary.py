@@ -73,12 +73,46 @@ def step_time(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def electrostatics(result: dict[str, Any]) -> Rows:
+    """Time of the Coulomb sum alone against other codes, processor time of energy and forces."""
+    rows = []
+    for atoms in sorted({entry["atoms"] for entry in result["results"]}):
+        times = {e["code"]: e["least_cpu_ms"] for e in result["results"] if e["atoms"] == atoms}
+        memory = {e["code"]: e["memory_mib"] for e in result["results"] if e["atoms"] == atoms}["ours"]
+        own = times.pop("ours")
+        others = {name: time for name, time in times.items() if not name.startswith("ours")}
+        ratios = ", ".join(f"{name} {time / own:.2g} ×" for name, time in others.items())
+        rows.append(
+            (
+                f"Coulomb sum of {atoms} atoms, energy and forces",
+                f"{own:.1f} ms and {memory:.0f} MiB; {ratios} the time",
+            )
+        )
+    return rows
+
+
+def overhead(result: dict[str, Any]) -> Rows:
+    """What the long range adds to a model's step."""
+    added = ", ".join(f"{100 * e['added']:.1f} % ({e['atoms']} atoms)" for e in result["results"])
+    return [(f"long range of `{result['model']}` in OpenMM, added to its short range", added)]
+
+
+def water_nve(result: dict[str, Any]) -> Rows:
+    """Energy drift of a box of water."""
+    drift = result["drift_kJ_per_mol_per_ps_per_molecule"]
+    what = f"NVE of {result['waters']} waters, all ML, {result['picoseconds']:g} ps, {result['precision']}"
+    return [(what, f"drift {drift:+.5f} kJ/mol/ps per molecule")]
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
     "stability-nve": nve,
     "stability-nvt": nvt,
     "step_time-python": step_time,
     "step_time-torchforce-python": step_time,
+    "electrostatics_scaling-1": electrostatics,
+    "overhead-python": overhead,
+    "water_nve": water_nve,
 }
 
 

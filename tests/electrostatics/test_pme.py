@@ -49,6 +49,21 @@ def test_water(smearing, tolerance, bound):
 
 
 @pytest.mark.parametrize("shape", ["cubic", "skewed"])
+@pytest.mark.parametrize("copies", [2, 4])
+def test_large_systems(shape, copies):
+    """1536 and 12288 atoms: a cell repeated along each vector has the forces of one."""
+    positions, charges, cell = scattered_charges(192, CELLS[shape])
+    exact = ewald_sum(positions, charges, cell, 1.0, KE, tolerance=1e-12)
+    steps = torch.arange(copies, dtype=torch.float64)
+    images = torch.cartesian_prod(steps, steps, steps) @ cell
+    many = (images.unsqueeze(1) + positions).reshape(-1, 3)
+    found = summed(ParticleMesh(1.0, KE), many, charges.repeat(len(images)), copies * cell)
+    assert relative(found[2], exact[2].repeat(len(images), 1)) < 5e-4
+    scale = KE * float(charges.square().sum())
+    assert abs(float(found[0]) / len(images) - float(exact[0])) < 1e-6 * scale
+
+
+@pytest.mark.parametrize("shape", ["cubic", "skewed"])
 def test_single_precision(shape):
     positions, charges, cell = scattered_charges(192, CELLS[shape])
     exact = ewald_sum(positions, charges, cell, 1.0, KE, tolerance=1e-12)

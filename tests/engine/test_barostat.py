@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import openmm
 import pytest
@@ -9,6 +12,7 @@ from openmm import unit
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine.connectivity import CONNECTIVITY_NAME
+from openmm_les.engine.files import save_system
 from openmm_les.engine.system import create_system
 from openmm_les.models.model import LESModel
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
@@ -119,6 +123,28 @@ def test_two_contexts_in_turn(route):
             set_state(context, positions, box)
             assert energy_of(context) == energy
             assert np.array_equal(forces_of(context), forces)
+
+
+def test_a_saved_system_in_another_process(route, tmp_path):
+    """With the mesh and the cell list: what both remember of a state is not part of it."""
+    positions = waters(TRICLINIC).reshape(-1, 3)
+    system = water_system(TRICLINIC, route)
+    context = make_context(system, waters(1.1 * TRICLINIC).reshape(-1, 3))
+    energy_of(context)
+    save_system(system, tmp_path / "system.xml")
+    np.save(tmp_path / "positions.npy", positions)
+    code = (
+        "import sys, numpy, openmm\n"
+        "from openmm_les.engine.files import load_system\n"
+        "context = openmm.Context(load_system(sys.argv[1] + '/system.xml'), openmm.VerletIntegrator(0.001),"
+        " openmm.Platform.getPlatformByName('Reference'))\n"
+        "context.setPositions(numpy.load(sys.argv[1] + '/positions.npy'))\n"
+        "print(context.getState(getEnergy=True).getPotentialEnergy()._value)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(energy_of(make_context(system, positions)), rel=1e-13)
 
 
 BAROSTATS = {
