@@ -202,7 +202,8 @@ def _opened(path: str | Path) -> h5py.File:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        return h5py.File(path, "r")
+        # Without a lock, so that the file of a running simulation can be looked at.
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
 

@@ -54,6 +54,25 @@ def test_a_file_is_continued_after_a_step(tmp_path):
     np.testing.assert_array_equal(read_record(path, CHARGE.name).value[:, 0], np.arange(7))
 
 
+def test_a_file_can_be_read_while_it_grows(tmp_path):
+    path = tmp_path / "records.h5"
+    code = (
+        "import sys, numpy as np\n"
+        "from openmm_les.records import Quantity, RecordWriter\n"
+        f"writer = RecordWriter({str(path)!r}, [Quantity('observables/x', (), 'nm')])\n"
+        "writer.append(np.arange(3), np.arange(3), {'observables/x': np.ones(3)})\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        assert len(read_record(path, "observables/x").value) == 3
+
+
 def test_a_killed_writer_leaves_its_rows(tmp_path):
     path = tmp_path / "records.h5"
     code = (
