@@ -86,7 +86,8 @@ def plot_spectrum(
         )
         if reference is not None:
             _mark_bands(top, *REFERENCE_BANDS[reference])
-        top.legend(fontsize=8, frameon=False, loc="upper left")
+        # Above the panel: inside it, bands may stand anywhere.
+        top.legend(fontsize=8, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         if states is not None:
             _banded(panels[1], states, 1.0, "#4d4d4d", "")
             panels[1].set_ylabel("density of states\n(1 / cm$^{-1}$)")
@@ -142,7 +143,9 @@ def plot_dipoles(series: DipoleSeries, molecules: Mapping[str, np.ndarray], path
             label = f"{name}: {debye.mean():.2f} ± {debye.std():.2f} D"
             # Kinds that never change (an ion's zero) have no width to draw.
             if debye.std() > 1e-9:
-                upper.hist(debye, bins=60, density=True, histtype="step", color=f"C{k}", label=label)
+                upper.hist(
+                    debye, bins=_bins(debye), density=True, histtype="step", color=f"C{k}", label=label
+                )
             else:
                 upper.axvline(debye.mean(), color=f"C{k}", label=label)
         upper.set_xlabel("dipole moment of a molecule |μ| (D)")
@@ -210,7 +213,13 @@ def plot_born(born: Mapping[str, np.ndarray], violation: float, path: Path, titl
             label = f"{name}: {values.mean():+.2f} ± {values.std():.2f} e"
             if values.std() > 1e-9:
                 axes.hist(
-                    values, bins=80, density=True, histtype="stepfilled", alpha=0.5, color=color, label=label
+                    values,
+                    bins=_bins(values),
+                    density=True,
+                    histtype="stepfilled",
+                    alpha=0.5,
+                    color=color,
+                    label=label,
                 )
         axes.axvline(0.0, color="black", linewidth=0.6, linestyle=":")
         axes.set_xlabel("isotropic Born effective charge tr Z*/3 (e)")
@@ -226,6 +235,10 @@ def _banded(axes: Any, spectrum: Spectrum, scale: float, color: str, label: str)
     if spectrum.error is not None:
         error = scale * spectrum.error
         axes.fill_between(x, y - error, y + error, color=color, alpha=0.25, linewidth=0)
+
+
+def _bins(values: np.ndarray) -> int:
+    return int(np.clip(np.sqrt(values.size), 8, 60))
 
 
 def _mark_bands(axes: Any, source: str, bands: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ import mdtraj
 import numpy as np
 
 from openmm_les.analysis.plots import figure_to
+from openmm_les.analysis.trajectories import topology_bonds
 
 COLOR_MAP = "coolwarm_r"
 """Red is negative, blue positive, as electrostatic potentials are drawn."""
@@ -93,6 +94,11 @@ def draw_charges(
     with figure_to(path, 6.0, 4.0) as figure:
         panel = figure.subplots()
         plot_atoms(atoms, panel, colors=charge_colors(charges, limit), radii=0.55)
+        # ASE shifts the picture; the circles tell by how much.
+        drawn = [patch.get_path().get_extents().get_points().mean(0) for patch in panel.patches]
+        shift = np.mean(drawn, axis=0) - turned[:, :2].mean(0)
+        for bond in topology_bonds(topology):
+            panel.plot(*(turned[bond, :2] + shift).T, color="#555555", linewidth=3.0, zorder=0.5)
         panel.set_axis_off()
         panel.set_title(title, fontsize=10)
         bar = ScalarMappable(Normalize(-limit, limit), COLOR_MAP)
