@@ -10,6 +10,7 @@ import numpy as np
 
 from openmm_les.analysis.plots import figure_to
 from openmm_les.analysis.trajectories import topology_bonds
+from openmm_les.elements import covalent_radii
 
 COLOR_MAP = "coolwarm_r"
 """Red is negative, blue positive, as electrostatic potentials are drawn."""
@@ -79,26 +80,33 @@ def draw_charges(
 ) -> None:
     """Draw the molecule, coloured by charge, as PNG, seen along its shortest extent.
 
-    Parameters as in `view_charges`. Atoms are drawn by `ase.visualize.plot`.
+    Parameters as in `view_charges`.
     """
-    from ase import Atoms
-    from ase.visualize.plot import plot_atoms
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.patches import Circle
 
     limit = float(np.abs(charges).max()) if limit is None else limit
-    centered = positions - positions.mean(0)
-    _, _, axes = np.linalg.svd(centered, full_matrices=False)
-    turned = centered @ axes.T * [1.0, 1.0, np.sign(np.linalg.det(axes))]
-    atoms = Atoms([atom.element.symbol for atom in topology.atoms], turned)
+    _, _, axes = np.linalg.svd(positions - positions.mean(0), full_matrices=False)
+    turned = (positions - positions.mean(0)) @ axes.T
+    turned[:, 2] *= np.sign(np.linalg.det(axes))  # not the mirror image
+    colors = charge_colors(charges, limit)
     with figure_to(path, 6.0, 4.0) as figure:
         panel = figure.subplots()
-        plot_atoms(atoms, panel, colors=charge_colors(charges, limit), radii=0.55)
-        # ASE shifts the picture; the circles tell by how much.
-        drawn = [patch.get_path().get_extents().get_points().mean(0) for patch in panel.patches]
-        shift = np.mean(drawn, axis=0) - turned[:, :2].mean(0)
         for bond in topology_bonds(topology):
-            panel.plot(*(turned[bond, :2] + shift).T, color="#555555", linewidth=3.0, zorder=0.5)
+            depth = turned[bond, 2].min() - 0.1  # below both of its atoms
+            panel.plot(*turned[bond, :2].T, color="#777777", linewidth=3.0, zorder=2.0 + 1e-3 * depth)
+        for atom, place, color in zip(topology.atoms, turned, colors):
+            radius = 0.55 * covalent_radii[atom.element.atomic_number]
+            circle = Circle(place[:2], radius, facecolor=color, edgecolor="black", linewidth=0.8)
+            panel.add_patch(circle).set_zorder(2.0 + 1e-3 * place[2])
+            if atom.element.symbol != "H":
+                panel.annotate(
+                    atom.element.symbol, place[:2], ha="center", va="center", fontsize=7,
+                    zorder=2.0005 + 1e-3 * place[2],
+                )  # fmt: skip
+        panel.set_aspect("equal")
+        panel.autoscale_view()
         panel.set_axis_off()
         panel.set_title(title, fontsize=10)
         bar = ScalarMappable(Normalize(-limit, limit), COLOR_MAP)
