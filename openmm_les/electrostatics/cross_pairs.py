@@ -78,13 +78,14 @@ def _listed_pairs(few: Tensor, many: Tensor, cell: Tensor, cutoff: float) -> Tup
     runs = torch.repeat_interleave(torch.arange(boxes.shape[0], device=device), occupied)
     before = torch.cumsum(occupied, 0) - occupied
     members = torch.arange(runs.shape[0], device=device) + (starts[boxes] - before).index_select(0, runs)
-    second = order.index_select(0, members)
-    first = torch.div(runs, near.shape[0], rounding_mode="floor")
     # Most candidates lie outside: sort them out in single precision, which is far better than 0.01 Å.
-    rough = few.to(torch.float32).index_select(0, first) - many.to(torch.float32).index_select(0, second)
-    rough = (rough - torch.round(rough)) @ cell.to(torch.float32)
-    kept = torch.nonzero((rough * rough).sum(1) < (cutoff + 0.01) ** 2).squeeze(1)
-    first, second = first.index_select(0, kept), second.index_select(0, kept)
+    around_each = few.to(torch.float32).repeat_interleave(near.shape[0], dim=0)  # [n_few n_near, 3]
+    in_boxes = many.index_select(0, order).to(torch.float32)
+    rough = around_each.index_select(0, runs).sub_(in_boxes.index_select(0, members))
+    rough = rough.sub_(torch.round(rough)) @ cell.to(torch.float32)
+    kept = torch.nonzero(torch.linalg.vector_norm(rough, dim=1) < cutoff + 0.01).squeeze(1)
+    first = torch.div(runs.index_select(0, kept), near.shape[0], rounding_mode="floor")
+    second = order.index_select(0, members.index_select(0, kept))
     vectors = few.index_select(0, first) - many.index_select(0, second)
     vectors = (vectors - torch.round(vectors)) @ cell
     kept = torch.nonzero((vectors * vectors).sum(1) < cutoff * cutoff).squeeze(1)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from openmm_les.electrostatics import ChargeCoupling
+from openmm_les.electrostatics import ChargeCoupling, ewald_sum, image_sum
 from openmm_les.electrostatics.bsplines import spline_table
 from openmm_les.electrostatics.coupling import coupling_mesh
 from openmm_les.electrostatics.cross_pairs import cross_pairs
@@ -120,6 +120,37 @@ def test_isolated_sum_is_the_sum_of_pairs():
     torch.testing.assert_close(found.potential, kernel @ point_charges)
     assert found.energy == pytest.approx(float(charges @ kernel @ point_charges), rel=1e-12)
     assert (found.gradient.sum(0) + found.point_gradient.sum(0)).abs().max() < 1e-10
+
+
+def whole_energy(length, charge, point_charge, smearing=1.0):
+    """An ion of the model 4 Å from a point charge, both with all images; points as MM programs sum them."""
+    cell = length * torch.eye(3, dtype=torch.float64)
+    ion = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    point = ion + torch.tensor([[0.0, 0.0, 4.0]])
+    q, other = (torch.tensor([x], dtype=torch.float64) for x in (charge, point_charge))
+    latent = ewald_sum(ion, q, cell, smearing, KE)[0]
+    coupling = ChargeCoupling(smearing, KE, 9.0, 1e-8)(ion, q, point, other, cell).energy
+    return float(latent + coupling + image_sum(point, other, cell, KE, 1e-9)[0])
+
+
+def test_a_neutral_box_forgets_its_backgrounds():
+    """What is left of the images falls as that of dipoles does, L^-3, whatever the width of the charges."""
+    isolated = -KE * math.erf(4.0) / 4.0
+    left = [whole_energy(length, 1.0, -1.0) - isolated for length in (20.0, 40.0, 80.0)]
+    assert left[0] / left[1] == pytest.approx(8.0, rel=0.05)
+    assert left[1] / left[2] == pytest.approx(8.0, rel=0.05)
+    # The dipole of 4 e·Å in its own images' field (tin-foil boundary).
+    assert left[2] == pytest.approx(-2.0 * math.pi * KE * 16.0 / (3.0 * 80.0**3), rel=0.02)
+
+
+def test_a_charged_box_keeps_the_backgrounds_it_says():
+    """-2.837 ke Q²/(2L) of a cube of charge Q, and π ke σ² Q_ML Q/V for the width of the Gaussian."""
+    isolated = KE * math.erf(4.0) / 4.0 * 0.5
+    for length in (40.0, 80.0):
+        points, gaussians = (whole_energy(length, 1.0, 0.5, s) - isolated for s in (0.2, 1.0))
+        width = math.pi * KE * (1.0**2 - 0.2**2) * 1.0 * 1.5 / length**3
+        assert gaussians - points == pytest.approx(width, rel=1e-3)
+        assert points == pytest.approx(-2.837297 * KE * 1.5**2 / (2.0 * length), rel=0.02)
 
 
 @pytest.mark.parametrize("periodic", [False, True])

@@ -14,6 +14,7 @@ from openmmml.mlpotential import MLPotentialImpl
 from openmm_les import create_mixed_system, create_system
 from openmm_les.embedding import openmmml_entry
 from openmm_les.embedding.openmmml_potential import LESPotentialImpl
+from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.exceptions import CheckpointError, EmbeddingError
 from openmm_les.models.checkpoint import list_models, save_model
 from tests.engine.builders import energy_of, forces_of, make_context
@@ -87,6 +88,35 @@ def test_interpolation_reaches_both_ends(solvated, potential, model):
     plain = energy_of(make_context(solvated.mm_system, solvated.positions))
     assert energy_of(context) == pytest.approx(plain, abs=0.02)
     assert set(solvated.peptide) in [set(molecule) for molecule in context.getMolecules()]
+
+
+@new_only
+def test_electrostatic_embedding_is_ours(solvated, potential, model):
+    assert potential._impl.getSupportedEmbeddings() == ["mechanical", "electrostatic"]
+    parts = (solvated.topology, solvated.mm_system, solvated.peptide)
+    coupling = CouplingSettings(tolerance=1e-5)
+    theirs = potential.createMixedSystem(
+        *parts, embedding="electrostatic", interpolate=True, coupling=coupling
+    )
+    ours = create_mixed_system(
+        *parts, model, "electrostatic", route="python", precision="double", coupling=coupling
+    )
+    energy, forces = difference(ours, theirs, solvated.positions)
+    assert abs(energy) < 1e-6
+    assert forces < 1e-9
+    context = make_context(theirs, solvated.positions)
+    assert set(context.getParameters()) == {"lambda_electrostatics", "lambda_interpolate"}
+    context.setParameter("lambda_interpolate", 0.0)
+    plain = energy_of(make_context(solvated.mm_system, solvated.positions))
+    assert energy_of(context) == pytest.approx(plain, rel=1e-10)
+
+
+@old_only
+def test_electrostatic_embedding_is_refused_by_the_old_version(solvated, potential):
+    with pytest.raises(EmbeddingError, match=r"openmm-ml 1\.7 embeds mechanically only"):
+        potential.createMixedSystem(
+            solvated.topology, solvated.mm_system, solvated.peptide, embedding="electrostatic"
+        )
 
 
 @old_only

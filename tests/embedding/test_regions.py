@@ -77,6 +77,13 @@ def test_a_cut_bond_is_named(solvated, model):
         find_region(solvated.topology, solvated.mm_system, heavy, model)
 
 
+def test_a_constraint_over_the_border_is_refused(solvated, model):
+    system = openmm.XmlSerializer.clone(solvated.mm_system)
+    system.addConstraint(solvated.peptide[0], solvated.atoms_of("HOH", count=1)[0], 0.3)
+    with pytest.raises(EmbeddingError, match=r"a constraint holds .* of ACE .* and O of HOH .* together"):
+        find_region(solvated.topology, system, solvated.peptide, model)
+
+
 def test_topology_and_system_must_match(solvated, model):
     with pytest.raises(EmbeddingError, match="must describe the same system"):
         find_region(topology_of([WATER_RESIDUE]), solvated.mm_system, [0, 1, 2], model)
