@@ -252,15 +252,15 @@ def measure(side: int, threads: int, rounds: int) -> list[dict]:
 
 
 def plot(results: list[dict], path: Path) -> None:
-    """Time against the number of atoms, both axes logarithmic."""
+    """Processor time against the number of atoms, both axes logarithmic."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.5, 4.5), constrained_layout=True)
     for name in dict.fromkeys(entry["code"] for entry in results):
-        points = [(e["atoms"], e["least_ms"]) for e in results if e["code"] == name]
+        points = [(e["atoms"], e["least_cpu_ms"]) for e in results if e["code"] == name]
         axes.loglog(*zip(*points, strict=True), marker="o", label=name)
     axes.set_xlabel("atoms")
-    axes.set_ylabel("energy and forces / ms")
+    axes.set_ylabel("energy and forces, processor time / ms")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 

@@ -81,7 +81,7 @@ def electrostatics(result: dict[str, Any]) -> Rows:
         memory = {e["code"]: e["memory_mib"] for e in result["results"] if e["atoms"] == atoms}["ours"]
         own = times.pop("ours")
         others = {name: time for name, time in times.items() if not name.startswith("ours")}
-        ratios = ", ".join(f"{name} {time / own:.2g} ×" for name, time in others.items())
+        ratios = ", ".join(f"{name} {time / own:.3g} ×" for name, time in others.items())
         rows.append(
             (
                 f"Coulomb sum of {atoms} atoms, energy and forces",
@@ -93,7 +93,9 @@ def electrostatics(result: dict[str, Any]) -> Rows:
 
 def overhead(result: dict[str, Any]) -> Rows:
     """What the long range adds to a model's step."""
-    added = ", ".join(f"{100 * e['added']:.1f} % ({e['atoms']} atoms)" for e in result["results"])
+    added = ", ".join(
+        f"{100 * e['added_median_of_rounds']:.1f} % ({e['atoms']} atoms)" for e in result["results"]
+    )
     return [(f"long range of `{result['model']}` in OpenMM, added to its short range", added)]
 
 
