@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 # These modules import torch, openmm and the like inside their commands only, so that help is quick.
-from openmm_les.cli import analyze, convert, doctor, evaluate, models, simulate, train
+from openmm_les.cli import analyze, convert, doctor, evaluate, export, models, simulate, train
 from openmm_les.exceptions import CheckpointError
 
 # Errors that say that the user's input cannot be used; every other error is ours, or the machine's.
@@ -90,5 +90,6 @@ app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.add_typer(analyze.app, name="analyze")
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
