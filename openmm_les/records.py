@@ -202,8 +202,11 @@ def _opened(path: str | Path) -> h5py.File:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        # Without a lock, so that the file of a running simulation can be looked at.
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r")
+        except BlockingIOError:
+            # Another process writes to it: a running simulation, whose rows are whole.
+            return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
 

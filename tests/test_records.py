@@ -32,6 +32,7 @@ def test_rows_come_back(tmp_path):
     with RecordWriter(path, [DIPOLE, CHARGE], {"model": "m", "indices": [1, 2]}) as writer:
         writer.append(*rows(0, 3))
         writer.append(*rows(3, 100))
+        assert len(read_record(path, DIPOLE.name).value) == 100  # in the same process, still open
     record = read_record(path, DIPOLE.name)
     assert record.value.shape == (100, 3)
     assert record.unit == "e angstrom"
