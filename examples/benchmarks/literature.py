@@ -29,6 +29,8 @@ def arguments(description: str, minutes: float) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "benchmark", help="folder of the data")
     parser.add_argument("--minutes", type=float, default=minutes, help="of training, wall time")
     parser.add_argument("--short-range-only", action="store_true", help="the same without the Coulomb term")
+    parser.add_argument("--evaluate-only", action="store_true", help="take the run's model as it is")
+    parser.add_argument("--label", default="", help="part of the result's name, for a run of its own kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -53,7 +55,9 @@ def train_and_report(
     labels : how its labels are named
     anchors : published model: its errors, by the keys of the result
     """
-    if (options.run / LAST).is_file():
+    if options.evaluate_only:
+        finished = True
+    elif (options.run / LAST).is_file():
         finished = resume_training(options.run)
     else:
         finished = train(
@@ -107,10 +111,13 @@ def train_and_report(
             "seed": trained.seed,
             "short_range_only": trained.short_range_only,
             "batch_atoms": trained.batch_atoms,
+            "charge_start": trained.charge_start,
+            "charge_gain": trained.charge_gain,
         },
         "errors": ours,
         "published": anchors,
         "seconds_of_evaluation": round(time.perf_counter() - start, 1),
     }
     suffix = "-short-range-only" if trained.short_range_only else ""
+    suffix += f"-{options.label}" if options.label else ""
     print(write_result(f"{name}{suffix}-seed{trained.seed}", result))

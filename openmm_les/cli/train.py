@@ -83,6 +83,9 @@ def train(
     charge_start: Annotated[
         float, typer.Option(help="Fraction of the run after which charges leave the elements' values.")
     ] = 0.15,
+    charge_gain: Annotated[
+        float, typer.Option(help="By which the network counts in the charges, e; more: they learn faster.")
+    ] = 0.1,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 1000,
     patience: Annotated[
         int, typer.Option(help="Stop after so many validations without a better one; 0: do not.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Dict, List
 
 import torch
@@ -49,15 +50,25 @@ class LatentChargeHead(nn.Module):
 
     A small network adds to a per-element start value; a second output, positive, says how the
     charge that a molecule still lacks is shared among its atoms.
+
+    Parameters
+    ----------
+    elements : atomic numbers
+    n_features : of the backbone
+    n_hidden : width of the network
+    gain : e, by which its output counts; the larger, the faster charges learn
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
         index: Tensor
         element_charge: Tensor
 
-    def __init__(self, elements: List[int], n_features: int, n_hidden: int = 32) -> None:
+    def __init__(self, elements: List[int], n_features: int, n_hidden: int = 32, gain: float = 0.1) -> None:
         super().__init__()
-        self.settings = dict(elements=list(elements), n_features=n_features, n_hidden=n_hidden)
+        if not 0.0 < gain < math.inf:
+            raise ValueError(f"`gain` must be positive, got {gain}")
+        self.settings = dict(elements=list(elements), n_features=n_features, n_hidden=n_hidden, gain=gain)
+        self.gain = float(gain)
         self.register_buffer("index", element_index(elements), persistent=False)
         # Fixed, and the network starts silent and at a small gain: while forces are still wrong
         # everywhere, training would push free charges through zero to a sign of its own.
@@ -78,7 +89,7 @@ class LatentChargeHead(nn.Module):
     ) -> Tensor:
         """[n_atoms] in e from ``features`` [n_atoms, n_features]; see `conserve_charge`."""
         output = self.output(nn.functional.silu(self.hidden(features)))  # [n_atoms, 2]
-        charges = self.element_charge[self.index[numbers]] + 0.1 * output[:, 0]
+        charges = self.element_charge[self.index[numbers]] + self.gain * output[:, 0]
         weights = nn.functional.softplus(output[:, 1]) + 1e-3
         return conserve_charge(charges, weights, molecules, molecule_charges)
 

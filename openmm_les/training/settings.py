@@ -84,6 +84,8 @@ class TrainingSettings:
     """train the charge head only (with `init`)"""
     charge_start: float = 0.15
     """fraction of the run in which charges stay at the elements' values; see `LESTraining`"""
+    charge_gain: float = 0.1
+    """e, by which the network's output counts in the charges; larger: charges learn faster"""
     late_energy_factor: float = 5.0
     """on the energy weight, from `late_start` on"""
     late_start: float = 0.7
@@ -115,7 +117,7 @@ class TrainingSettings:
             "max_steps max_minutes epochs max_force max_valid cutoff channels message_channels layers "
             "smearing batch_atoms learning_rate warm_up gradient_clip energy_weight "
             "late_energy_factor validate_every save_minutes devices nodes stress_weight dipole_weight "
-            "born_charges_weight"
+            "born_charges_weight charge_gain"
         )
         for name in positive.split():
             value = getattr(self, name)

@@ -36,7 +36,11 @@ def build_model(
             n_layers=settings.layers,
             mean_neighbors=mean_neighbors,
         )
-        head = NoCharges() if settings.short_range_only else LatentChargeHead(elements, backbone.n_features)
+        head = (
+            NoCharges()
+            if settings.short_range_only
+            else LatentChargeHead(elements, backbone.n_features, gain=settings.charge_gain)
+        )
     model = LESModel(
         backbone, head, LatentCoulomb(settings.smearing), elements, [float(e) for e in reference_energies]
     )

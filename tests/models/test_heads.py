@@ -114,3 +114,23 @@ def test_unknown_and_repeated_elements_are_refused():
     for elements in ([], [1, 8, 8], [0, 1], [1, 119]):
         with pytest.raises(ValueError, match=r"`elements` must be distinct atomic numbers from 1 to 118"):
             LatentChargeHead(elements, 4)
+
+
+def test_the_gain_scales_what_the_network_says():
+    features = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
+    one_molecule = (torch.tensor(WATER_NUMBERS), torch.zeros(3, dtype=torch.int64), torch.zeros(1))
+    moved = []
+    for gain in (0.1, 0.5):
+        head = LatentChargeHead(ELEMENTS, 4, gain=gain)
+        with torch.no_grad():
+            for name, parameter in head.named_parameters():
+                seed = torch.Generator().manual_seed(len(name))
+                parameter.copy_(torch.randn(parameter.shape, generator=seed))
+            head.output.weight[1], head.output.bias[1] = 0.0, 0.0  # what is missing is shared evenly
+        start = head.element_charge[head.index[one_molecule[0]]]
+        moved.append((head(features, *one_molecule) - start + start.mean()).detach())
+        assert head.config()["gain"] == gain
+    assert moved[0].abs().max() > 0.01
+    torch.testing.assert_close(moved[1], 5.0 * moved[0])
+    with pytest.raises(ValueError, match="`gain` must be positive"):
+        LatentChargeHead(ELEMENTS, 4, gain=0.0)
