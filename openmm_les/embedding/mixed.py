@@ -19,6 +19,8 @@ from openmm_les.embedding.regions import find_region
 from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.embedded_force import EMBEDDED_PARAMETERS, make_embedded_force
 from openmm_les.engine.force import make_force
+from openmm_les.exceptions import EmbeddingError
+from openmm_les.models.heads import NoCharges
 from openmm_les.models.model import LESModel
 
 EMBEDDINGS = ("mechanical", "electrostatic")
@@ -88,6 +90,11 @@ def create_mixed_system(
     if embedding not in EMBEDDINGS:
         raise ValueError(f"`embedding` must be one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
     region = find_region(topology, mm_system, ml_atoms, model, total_charge)
+    if embedding == "electrostatic" and isinstance(model.charge_head, NoCharges):
+        raise EmbeddingError(
+            "the model has no latent charges to meet the MM charges with; use embedding='mechanical', or "
+            "give it charges (openmm_les.models.add_latent_charges)"
+        )
     if embedding == "electrostatic":
         system = interpolated_system(mm_system, region) if interpolate else embedded_system(mm_system, region)
         periodic, settings = coupling_settings(mm_system, coupling)

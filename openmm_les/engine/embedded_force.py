@@ -17,7 +17,7 @@ from openmm_les.engine.embedded import (
     PeriodicEmbedded,
     Surroundings,
 )
-from openmm_les.engine.force import CHECKED_ATOMS, wrap_script
+from openmm_les.engine.force import CHECKED_ATOMS, warn_of_sharp_cut, wrap_script
 from openmm_les.engine.routes import choose_route
 from openmm_les.models.model import LESModel
 
@@ -58,9 +58,16 @@ def make_embedded_force(
         The route cannot be used, or the compiled module differs from the eager one.
     ValueError
         An unknown route or precision.
+
+    Warns
+    -----
+    UserWarning
+        A periodic model with a sharp cut of its Coulomb sum: no barostat must move its box.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if periodic:
+        warn_of_sharp_cut(model)
     route = choose_route(route)
     dtype = PRECISIONS[precision]
     kind = PeriodicEmbedded if periodic else IsolatedEmbedded

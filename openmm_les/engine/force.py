@@ -152,13 +152,8 @@ def make_force(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if periodic and getattr(model.electrostatics, "k_cutoff", None) is not None:
-        warnings.warn(
-            "this model cuts its Coulomb sum sharply at a wave number (`k_cutoff`): its energy jumps when "
-            "the box changes. Run it at constant volume, with a barostat densities would be wrong; or "
-            "load it with electrostatics='converged'",
-            stacklevel=3,
-        )
+    if periodic:
+        warn_of_sharp_cut(model)
     route = choose_route(route)
     kind = PeriodicForce if periodic else IsolatedForce
     dtype = PRECISIONS[precision]
@@ -176,6 +171,17 @@ def make_force(
         force_group=force_group,
         particles=atoms if narrowed else None,
     )
+
+
+def warn_of_sharp_cut(model: LESModel) -> None:
+    """Warn that the energy of a model jumps where its box changes, if its Coulomb sum is cut."""
+    if getattr(model.electrostatics, "k_cutoff", None) is not None:
+        warnings.warn(
+            "this model cuts its Coulomb sum sharply at a wave number (`k_cutoff`): its energy jumps when "
+            "the box changes. Run it at constant volume, with a barostat densities would be wrong; or "
+            "load it with electrostatics='converged'",
+            stacklevel=4,
+        )
 
 
 def wrap_script(
@@ -247,5 +253,6 @@ __all__ = [
     "RUNNING",
     "PythonForceFunction",
     "make_force",
+    "warn_of_sharp_cut",
     "wrap_script",
 ]

@@ -10,10 +10,17 @@ from openmmml import MLPotential
 from openmm_les.embedding.mixed import create_mixed_system
 from openmm_les.engine.files import system_from_xml
 from openmm_les.engine.system import create_system
-from openmm_les.exceptions import LicenseWarning
+from openmm_les.exceptions import EmbeddingError, LicenseWarning
 from openmm_les.models.adapters.convert import convert_mace
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
-from tests.engine.builders import ROUTES_HERE, energy_of, forces_of, make_context, topology_of
+from tests.engine.builders import (
+    ROUTES_HERE,
+    energy_of,
+    forces_of,
+    make_context,
+    numerical_forces,
+    topology_of,
+)
 from tests.models.adapters.files import REFERENCES, unpack
 
 ETHANOL = ("EOH", REFERENCES["maceles"]["molecule"]["numbers"], [])
@@ -80,3 +87,37 @@ def test_region_in_a_force_field(solvated, path, converted, route):
         molecules=np.array([0, 0, 0, 1, 1, 1]),
     )
     assert own == pytest.approx(expected.energy * KJ_PER_MOL_PER_EV, abs=1e-4)
+
+
+@pytest.mark.parametrize("route", ROUTES_HERE)
+def test_region_that_feels_its_surroundings(solvated, converted, route):
+    atoms = solvated.atoms_of("HOH", count=1)
+    system = create_mixed_system(
+        solvated.topology,
+        solvated.mm_system,
+        atoms,
+        converted,
+        embedding="electrostatic",
+        route=route,
+        precision="double",
+    )
+    context = make_context(system, solvated.positions)
+    forces = forces_of(context)
+
+    def energy(positions):
+        context.setPositions(positions)
+        return energy_of(context)
+
+    components = [(atoms[0], 0), (atoms[1], 2), (atoms[2], 1)]
+    expected = numerical_forces(energy, solvated.positions, components)
+    found = np.array([forces[i, k] for i, k in components])
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(forces[atoms]).max())
+
+
+def test_models_without_charges_are_refused_where_charges_meet(solvated, tmp_path):
+    plain = convert_mace(unpack("plain", tmp_path))
+    atoms = solvated.atoms_of("HOH", count=1)
+    with pytest.raises(EmbeddingError, match="no latent charges to meet the MM charges"):
+        create_mixed_system(
+            solvated.topology, solvated.mm_system, atoms, plain, embedding="electrostatic", route="python"
+        )
