@@ -240,8 +240,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             and row["tilt"] == 0.0
             and row["site"] == "/".join(site[:2])
         ]
-        for key, style in styles.items():
-            panel.plot([r["distance"] for r in chosen], [r[key] for r in chosen], style, label=key)
+        for key, (style, label) in styles.items():
+            panel.plot([r["distance"] for r in chosen], [r[key] for r in chosen], style, label=label)
         panel.axhline(0.0, color="0.8", linewidth=0.8)
         panel.set_title(f"{approach} of {site[0]}", fontsize="medium")
         panel.set_xlabel("distance (Å)")

@@ -106,6 +106,31 @@ def water_nve(result: dict[str, Any]) -> Rows:
     return [(what, f"drift {drift:+.5f} kJ/mol/ps per molecule")]
 
 
+def embedding_interactions(result: dict[str, Any]) -> Rows:
+    """Interaction energies of embedded peptides against quantum chemistry."""
+    rows = []
+    for name, found in result["errors"].items():
+        rmse = ", ".join(f"{e} {found[e]['rmse']:.1f}" for e in ("mechanical", "electrostatic"))
+        rows.append((f"{name} ({found['geometries']}), RMSE to {result['reference']} in kJ/mol", rmse))
+    return rows
+
+
+def embedding_nve(result: dict[str, Any]) -> Rows:
+    """Energy drift of a solvated peptide."""
+    names = ("force field", "mechanical", "electrostatic")
+    drifts = ", ".join(f"{n} {result[n]['drift_kJ_per_mol_per_ps']:+.2f}" for n in names)
+    time = result["electrostatic"]["picoseconds"]
+    what = f"NVE of a peptide in water, {result['atoms']} atoms, {time:g} ps, drift in kJ/mol/ps"
+    return [(what, drifts)]
+
+
+def embedding_time(result: dict[str, Any]) -> Rows:
+    """Time of a step with an embedded ligand."""
+    ratios = ", ".join(f"{n} {t['ratio']:.2f} ×" for n, t in result["times"].items() if n != "force field")
+    atoms = result["atoms"]
+    return [(f"a step with {atoms['ml']} of {atoms['total']} atoms ML, against the force field", ratios)]
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
     "stability-nve": nve,
@@ -115,6 +140,9 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "electrostatics_scaling-1": electrostatics,
     "overhead-python": overhead,
     "water_nve": water_nve,
+    "embedding_interactions": embedding_interactions,
+    "embedding_nve": embedding_nve,
+    "embedding_time": embedding_time,
 }
 
 
