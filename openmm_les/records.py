@@ -124,6 +124,12 @@ class RecordWriter:
         step = time = None
         for quantity in self.quantities:
             group = self._file.create_group(quantity.name)
+            if quantity.name.endswith("/box/edges"):
+                box = {"dimension": 3, "boundary": np.array([b"periodic"] * 3)}
+                group.parent.attrs.update(box)  # what H5MD asks of a box
+            elif quantity.name.endswith("/position"):
+                box = {"dimension": 3, "boundary": np.array([b"none"] * 3)}
+                group.parent.require_group("box").attrs.update(box)
             rows = max(1, _ROWS_PER_CHUNK // max(1, int(np.prod(quantity.shape)) // 64))
             value = group.create_dataset(
                 "value",

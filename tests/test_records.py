@@ -108,3 +108,16 @@ def test_what_cannot_be_used_is_said(tmp_path):
         read_record(tmp_path / "text.h5", "x")
     with pytest.raises(ValueError, match="cannot be continued"):
         RecordWriter(tmp_path / "text.h5", [DIPOLE], keep_until=0)
+
+
+@pytest.mark.parametrize(("with_edges", "boundary"), [(True, b"periodic"), (False, b"none")])
+def test_places_come_with_the_box_that_h5md_asks_for(tmp_path, with_edges, boundary):
+    path = tmp_path / "records.h5"
+    quantities = [Quantity("particles/ml/position", (2, 3), "nm", "f4")]
+    if with_edges:
+        quantities.append(Quantity("particles/ml/box/edges", (3, 3), "nm", "f4"))
+    RecordWriter(path, quantities).close()
+    with h5py.File(path) as file:
+        box = file["particles/ml/box"].attrs
+        assert box["dimension"] == 3
+        assert box["boundary"].tolist() == [boundary] * 3

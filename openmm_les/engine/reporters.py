@@ -205,14 +205,16 @@ class LatentChargeReporter(_Reporter):
         quantities = [Quantity("particles/ml/charge", (n,), "e", "f4")]
         if self._with_positions:
             quantities.append(Quantity("particles/ml/position", (n, 3), "nm", "f4"))
-            quantities.append(Quantity("particles/ml/box/edges", (3, 3), "nm", "f4"))
+            if reader.periodic:
+                quantities.append(Quantity("particles/ml/box/edges", (3, 3), "nm", "f4"))
         return quantities
 
     def _row(self, reader, simulation, state, positions, box):
         row = {"particles/ml/charge": reader.charges(positions, box)}
         if self._with_positions:
             row["particles/ml/position"] = positions[reader.atoms]
-            row["particles/ml/box/edges"] = box
+            if reader.periodic:
+                row["particles/ml/box/edges"] = box
         return row
 
 
