@@ -8,7 +8,7 @@ over positions as they are. The first quarter of the run at constant pressure is
 folder gets the trajectory, ``water.json`` and ``water.png``.
 
 The shipped models are trained on GFN2-xTB, a semi-empirical method that pushes liquid water apart: at the
-density of nature its pressure is 14 kbar, so that the box expands. Nuclei are classical. What the plot
+density of nature its pressure is several kbar, so that the box expands. Nuclei are classical. What the plot
 shows is the quality of that method, of the fit to it, and of a short run of a small box; pass a ``--model``
 of better data to see more.
 
