@@ -28,9 +28,10 @@ Rows = list[tuple[str, str]]
 def shipped_model(result: dict[str, Any]) -> Rows:
     """Held-out errors of a shipped model."""
     every, neutral = result["all"], result["dipole_neutral"]
+    data = f"{every['configurations']} held-out configurations of {result['data'][0]}"
     return [
         (
-            f"`{result['model']}` on {every['configurations']} held-out configurations",
+            f"`{result['model']}` on {data}",
             f"forces {1000 * every['force_mae']:.1f} meV/Å, "
             f"energies {1000 * every['energy_mae']:.1f} meV/atom; "
             f"dipoles (never trained on, neutral) r {neutral['r']:.3f}, slope {neutral['slope']:.2f}",
@@ -133,6 +134,7 @@ def embedding_time(result: dict[str, Any]) -> Rows:
 
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
+    "peptide-gfn2-small-probes": shipped_model,
     "stability-nve": nve,
     "stability-nvt": nvt,
     "step_time-python": step_time,
