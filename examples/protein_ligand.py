@@ -112,7 +112,7 @@ def main() -> None:
 
     table = Table("system", "ms/step", "ns/day")
     for name, speed in speeds.items():
-        table.add_row(name, f"{speed:.1f}", f"{0.0864 * arguments.timestep / speed:.3f}")
+        table.add_row(name, f"{speed:.1f}", f"{86.4 * arguments.timestep / speed:.3g}")
     Console().print(table)
 
 

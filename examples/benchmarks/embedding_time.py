@@ -9,6 +9,7 @@ Medians over interleaved blocks of steps in one process. Writes ``results/embedd
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from pathlib import Path
@@ -78,7 +79,15 @@ def main() -> None:
         }
         print(f"{key:24} {median:9.2f} ms/step, least {min(values):9.2f}, ratio {median / reference:.2f}")
     atoms = {"total": structure.topology.getNumAtoms(), "ml": len(ligand)}
-    described = {"platform": arguments.platform, "route": choose_route(), "atoms": atoms, "times": rows}
+    # Times on a busy machine are no speeds; ratios of interleaved blocks still mean something.
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    described = {
+        "load_average": os.getloadavg()[0],
+        "platform": arguments.platform,
+        "route": choose_route(),
+        "atoms": atoms,
+        "times": rows,
+    }
     print(write_result(arguments.name, {"structure": arguments.structure[0].name, **described}))
 
 

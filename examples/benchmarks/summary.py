@@ -129,7 +129,9 @@ def embedding_time(result: dict[str, Any]) -> Rows:
     """Time of a step with an embedded ligand."""
     ratios = ", ".join(f"{n} {t['ratio']:.2f} ×" for n, t in result["times"].items() if n != "force field")
     atoms = result["atoms"]
-    return [(f"a step with {atoms['ml']} of {atoms['total']} atoms ML, against the force field", ratios)]
+    load = f"{result['device']}, load average {result['load_average']:.0f}"
+    what = f"a step with {atoms['ml']} of {atoms['total']} atoms ML, against the force field ({load})"
+    return [(what, ratios)]
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
