@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mdtraj
@@ -211,19 +212,26 @@ def test_settings_of_a_run_survive_json() -> None:
         Settings.from_json(json.dumps(changed))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[Callable]:
+    """Python's own handler of SIGINT; shells start background jobs with the signal ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, inherited)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
-def test_first_signal_is_a_request_and_the_second_acts() -> None:
+def test_first_signal_is_a_request_and_the_second_acts(interruptible: Callable) -> None:
     from openmm_les.engine.dynamics import StopRequest
 
     stop = StopRequest()
-    previous = signal.getsignal(signal.SIGINT)
     with stop.listen():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop
         assert stop.signal is signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is previous
+    assert signal.getsignal(signal.SIGINT) is interruptible
 
 
 @pytest.mark.filterwarnings("ignore:openmm-les. an MM charge")  # fresh water has not found its place

@@ -166,7 +166,9 @@ def test_the_whole_chain_of_errors_reaches_the_door(solvated, model):
 
     with pytest.raises(EmbeddingError, match="`ml_atoms` is empty"):
         create_mixed_system(solvated.topology, solvated.mm_system, [], model)
-    with pytest.raises(ValueError, match="`embedding` must be one of mechanical, got 'electric'"):
+    with pytest.raises(
+        ValueError, match="`embedding` must be one of mechanical, electrostatic, got 'electric'"
+    ):
         create_mixed_system(solvated.topology, solvated.mm_system, [0], model, "electric")
     cut = create_mm_system(solvated.topology, nonbondedMethod=app.CutoffPeriodic)
     with pytest.raises(EmbeddingError, match="create the MM system with nonbondedMethod=PME"):
