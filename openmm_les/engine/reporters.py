@@ -22,6 +22,7 @@ from torch import Tensor
 
 from openmm_les.engine.force import RUNNING, PythonForceFunction
 from openmm_les.engine.routes import import_torchforce
+from openmm_les.exceptions import RouteError
 from openmm_les.molecules import spanning_bonds
 from openmm_les.records import Quantity, RecordWriter
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
@@ -310,7 +311,7 @@ def _opened(force: openmm.Force) -> tuple[Any, PythonForceFunction | None, np.nd
         return function.module(), function, np.array(chosen) if chosen else None, function.periodic
     try:
         openmmtorch = import_torchforce()
-    except Exception:  # not this route
+    except RouteError:
         return None
     if not openmmtorch.TorchForce.isinstance(force):
         return None
