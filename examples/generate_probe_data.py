@@ -1,12 +1,16 @@
 """Labels molecules in the field of distant probes with GFN2-xTB, out of reach of a short-range model.
 
     python examples/generate_probe_data.py gfn2.h5 probes.h5
+    python examples/generate_probe_data.py gfn2.h5 contacts.h5 --distances 1.3 3 --ion-share 0.2
 
 Forces of molecules at contact hardly tell short range from long range, so that charges learned from
 them alone stay near where they started. Here a molecule from the given file meets one or two others,
 mostly ions, at 5.5 to 12 Å: beyond the cutoff of the model (4.5 Å) all of their interaction is the
 Coulomb energy of the latent charges, and ordinary forces and energies determine these. Cations and
 anions come equally often, so that what they induce, which fixed multipoles cannot show, averages out.
+
+With small ``--distances`` the same makes squeezed contacts. Molecules at rest never visit them, and a
+model that saw none of them has no wall there: in a long run two atoms fall into each other.
 Needs the extra `data`.
 """
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +35,14 @@ from tblite.interface import Calculator
 
 from openmm_les.molecules import connected_molecules, covalent_bonds, formal_charges
 
-NEAREST, FARTHEST = 5.5, 12.0  # Å, between the closest atoms of two molecules
+DISTANCES = (5.5, 12.0)  # Å, between the closest atoms of two molecules
 LARGEST = 40  # atoms of a molecule, 16 of a probe
 LARGEST_PROBE = 16
-ION_SHARE = 0.7  # of the probes
+ION_SHARE = 0.7  # of the probes, where nothing else is asked for
 PART = 100  # configurations saved at a time; an interrupted run goes on after the last part
-STRAY_CHARGE = 0.05  # e; configurations where xTB moves more charge between molecules are dropped
+APART = 4.5  # Å; molecules at least that far from each other must keep their charges
+STRAY_CHARGE = 0.05  # e; configurations where xTB moves more charge between such are dropped
+LARGEST_FORCE = 30.0  # eV/Å; harder collisions are dropped
 # How often molecules are drawn from each group of the source file; others as "des_monomer".
 WEIGHTS = {"capped_amino_acid_md": 1.0, "des_monomer": 1.0, "water_cluster": 6.0, "amino_acid_ligand": 1.0}
 UNITS = "positions Angstrom; energy eV; forces eV/Angstrom; dipole e*Angstrom"
@@ -61,14 +68,27 @@ AMMONIUM = Molecule(
 )
 
 
-def read_molecules(path: Path, split: str) -> tuple[list[Molecule], np.ndarray]:
-    """Molecules of a split of a file, and the weight with which each is drawn, [n]."""
+class Placing(NamedTuple):
+    """How molecules meet."""
+
+    nearest: float
+    farthest: float
+    """Å, between their closest atoms"""
+    ion_share: float
+    """of the probes"""
+
+
+def read_molecules(path: Path, split: str, groups: list[str]) -> tuple[list[Molecule], np.ndarray]:
+    """Molecules of a split of a file, and the weight with which each is drawn, [n].
+
+    With ``groups``, only those of the file's configurations count.
+    """
     molecules, weights = [], []
     with h5py.File(path, "r") as file:
         data = {key: file[key][()] for key in file}
     for i in np.flatnonzero(data["split"].astype(str) == split):
         atoms = slice(data["offsets"][i], data["offsets"][i + 1])
-        if data["cell"][i].any():
+        if data["cell"][i].any() or (groups and data["group"][i].decode() not in groups):
             continue
         numbers, positions = data["atomic_numbers"][atoms].astype(int), data["positions"][atoms]
         group, name = data["group"][i].decode(), data["name"][i].decode()
@@ -94,12 +114,12 @@ def read_molecules(path: Path, split: str) -> tuple[list[Molecule], np.ndarray]:
     return molecules, np.array(weights) / np.sum(weights)
 
 
-def placed(probe: Molecule, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def placed(probe: Molecule, others: np.ndarray, placing: Placing, rng: np.random.Generator) -> np.ndarray:
     """Positions of a turned probe whose closest atom is at a random distance from ``others``, Å."""
     turned = probe.positions @ Rotation.random(rng=rng).as_matrix().T
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    wanted = rng.uniform(NEAREST, FARTHEST)
+    wanted = rng.uniform(placing.nearest, placing.farthest)
     low, high = 0.0, 100.0
     # From outside inwards: the outermost place where the distance is the wanted one.
     steps = np.linspace(high, low, 801)
@@ -129,7 +149,7 @@ def label(numbers: np.ndarray, positions: np.ndarray, charge: float) -> dict[str
 
 
 def configurations(
-    molecules: list[Molecule], weights: np.ndarray, count: int, seed: list[int]
+    molecules: list[Molecule], weights: np.ndarray, placing: Placing, count: int, seed: list[int]
 ) -> dict[str, np.ndarray]:
     """``count`` labelled configurations of the molecules of one split, as arrays of the file's layout."""
     rng = np.random.default_rng(seed)
@@ -141,9 +161,10 @@ def configurations(
         parts = [molecules[rng.choice(len(molecules), p=weights)]]
         positions = parts[0].positions
         for _ in range(rng.integers(1, 3)):
-            kind = kinds[rng.choice(3, p=[0.5 * ION_SHARE, 1.0 - ION_SHARE, 0.5 * ION_SHARE])]
+            ions = 0.5 * placing.ion_share
+            kind = kinds[rng.choice(3, p=[ions, 1.0 - 2.0 * ions, ions])]
             probe = kind[rng.integers(len(kind))]
-            positions = np.concatenate([positions, placed(probe, positions, rng)])
+            positions = np.concatenate([positions, placed(probe, positions, placing, rng)])
             parts.append(probe)
         numbers = np.concatenate([p.numbers for p in parts])
         charge = sum(p.charge for p in parts)
@@ -155,7 +176,8 @@ def configurations(
             continue
         ends = np.cumsum([len(p.numbers) for p in parts])
         found = np.add.reduceat(labels.pop("charges"), np.concatenate([[0], ends[:-1]]))
-        if np.abs(found - [p.charge for p in parts]).max() > STRAY_CHARGE:
+        strays = np.abs(found - [p.charge for p in parts]).max() > STRAY_CHARGE
+        if (placing.nearest >= APART and strays) or np.abs(labels["forces"]).max() > LARGEST_FORCE:
             continue
         for key, value in dict(numbers=numbers, positions=positions, **labels).items():
             rows[key].append(value)
@@ -173,7 +195,7 @@ def configurations(
     }
 
 
-def assemble(path: Path, parts: dict[Path, str]) -> int:
+def assemble(path: Path, parts: dict[Path, str], group: str) -> int:
     """One HDF5 file of all parts, given with their splits; the number of configurations."""
     loaded = [dict(np.load(part)) for part in parts]
     joined = {key: np.concatenate([part[key] for part in loaded]) for key in loaded[0]}
@@ -185,7 +207,7 @@ def assemble(path: Path, parts: dict[Path, str]) -> int:
         file.attrs["units"] = UNITS
         file["offsets"] = np.concatenate([[0], np.cumsum(sizes)])
         file["cell"] = np.zeros((len(sizes), 3, 3))
-        file["group"] = np.full(len(sizes), b"probes")
+        file["group"] = np.full(len(sizes), group.encode())
         file["split"] = np.char.encode(split)
         for key, values in joined.items():
             file[key] = np.char.encode(values) if values.dtype.kind == "U" else values
@@ -200,33 +222,49 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="HDF5 file to write; must not exist")
     parser.add_argument("--count", type=int, default=5000, help="configurations to train on")
     parser.add_argument("--held-out", type=int, default=300, help="to validate and to test on, each")
+    parser.add_argument(
+        "--distances", type=float, nargs=2, default=DISTANCES, metavar="Å", help="between closest atoms"
+    )
+    parser.add_argument("--ion-share", type=float, default=ION_SHARE, help="of the probes")
+    parser.add_argument("--groups", nargs="+", default=[], help="groups of the source to take; default all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    placing = Placing(*options.distances, options.ion_share)
+    if not 0.0 < placing.nearest < placing.farthest:
+        parser.error(f"--distances must rise from above 0, got {placing.nearest} {placing.farthest}")
+    if not 0.0 <= placing.ion_share <= 1.0:
+        parser.error(f"--ion-share must be between 0 and 1, got {placing.ion_share}")
     if options.count < 1 or options.held_out < 1:
         parser.error("--count and --held-out must be positive")
     if options.file.exists():
         parser.error(f"{options.file} exists")
     counts = {"valid": options.held_out, "test": options.held_out, "train": options.count}
+    settings = {**placing._asdict(), "groups": options.groups, "source": str(options.source)}
     folder = options.file.with_name(options.file.name + ".parts")
     folder.mkdir(parents=True, exist_ok=True)
+    noted = folder / "settings.json"
+    if noted.exists() and json.loads(noted.read_text()) != settings:
+        parser.error(f"{folder} holds parts made with other settings: {noted.read_text()}")
+    noted.write_text(json.dumps(settings))
     parts: dict[Path, str] = {}
     # tblite prints its version.
     with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
         for number, (split, count) in enumerate(counts.items()):
             task = progress.add_task(split, total=count)
-            drawn = read_molecules(options.source, split)
+            drawn = read_molecules(options.source, split, options.groups)
             for begin in range(0, count, PART):
                 size = min(PART, count - begin)
                 part = folder / f"{split}-{begin}-{size}-seed{options.seed}.npz"
                 if not part.exists():  # of an interrupted run
-                    arrays = configurations(*drawn, size, [options.seed, number, begin])
+                    arrays = configurations(*drawn, placing, size, [options.seed, number, begin])
                     half = part.with_suffix(".half")
                     with half.open("wb") as file:
                         np.savez_compressed(file, **arrays)
                     half.replace(part)
                 parts[part] = split
                 progress.advance(task, size)
-    print(f"{assemble(options.file, parts)} configurations in {options.file}")
+    group = "probes" if placing.nearest >= APART else "contacts"
+    print(f"{assemble(options.file, parts, group)} configurations in {options.file}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -39,6 +39,14 @@ def configuration_index(offsets: Tensor) -> Tensor:
     """Configuration of each atom, [n_atoms] int64, from ``offsets`` [n_configurations + 1]."""
     counts = offsets[1:] - offsets[:-1]
     return torch.repeat_interleave(torch.arange(counts.numel(), device=offsets.device), counts)
+
+
+def cell_of(graph: Graph, configuration: int) -> Optional[Tensor]:
+    """Cell of one configuration, [3, 3] in Å; None where it is isolated."""
+    cell: Optional[Tensor] = graph.cells[configuration]
+    if bool((graph.cells[configuration] == 0.0).all()):
+        cell = None
+    return cell
 
 
 def pair_vectors(graph: Graph) -> Tensor:

@@ -15,7 +15,7 @@ from openmm_les.analysis.trajectories import topology_bonds
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph
 from openmm_les.models.model import LESModel
-from openmm_les.models.response import born_charges_of_charges, latent_charges
+from openmm_les.models.response import born_charges_of_moments
 from openmm_les.molecules import check_bonds_complete, connected_molecules, molecule_charges
 from openmm_les.pairs import make_pairs
 
@@ -134,7 +134,7 @@ class ChargeModel:
         found = []
         with torch.no_grad():
             for graph in self.graphs(positions, cells):
-                found.append(self._physical_charges(graph).double().numpy().reshape(-1, self.n_atoms))
+                found.append(self._moments(graph)[0].double().numpy().reshape(-1, self.n_atoms))
         return np.concatenate(found)
 
     def energies(self, positions: np.ndarray, cells: np.ndarray | None = None) -> FrameEnergies:
@@ -168,15 +168,16 @@ class ChargeModel:
         for graph in self.graphs(positions, cells):
             with torch.enable_grad():
                 graph = graph._replace(positions=graph.positions.requires_grad_(True))
-                charges = self._physical_charges(graph)
+                charges, dipoles = self._moments(graph)
                 # Molecules are whole already: without cells nobody looks for their images.
                 whole = graph._replace(cells=torch.zeros_like(graph.cells))
-                born = born_charges_of_charges(charges, whole).double().numpy()  # [b·n, 3, 3]
+                born = born_charges_of_moments(charges, dipoles, whole).double().numpy()  # [b·n, 3, 3]
             found.append(born.reshape(-1, self.n_atoms, 3, 3))
         return np.concatenate(found)
 
-    def _physical_charges(self, graph: Graph) -> Tensor:
-        return self.factor * self.model.physical_charges(latent_charges(self.model, graph), graph)
+    def _moments(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        charges, dipoles = self.model.moments(graph)
+        return self.factor * charges, self.factor * dipoles
 
     def graphs(self, positions: np.ndarray, cells: np.ndarray | None) -> Iterator[Graph]:
         """Graphs of successive frames, ``batch_frames`` at a time."""

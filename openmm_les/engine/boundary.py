@@ -140,23 +140,18 @@ class ForceBoundary(nn.Module):
         with torch.no_grad():
             # Clones, because TorchForce freezes the script and freezing drops detach().
             energy = energy.clone()
-            potentials = prediction.potentials.clone()
             gradients = prediction.gradients.clone()
             self.latest_charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
             self.latest_terms = torch.stack([short.clone(), energy - short]).clone()
-        surrogate = short + (potentials * prediction.latent_charges).sum()
-        response = torch.autograd.grad([surrogate], [graph.positions])[0]
+        response = torch.autograd.grad([short + prediction.response], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         return energy, response + gradients
 
     @torch.jit.export
     def physical_charges(self, positions: Tensor, box: Tensor | None) -> Tensor:
-        """Physical charges without any Coulomb sum, [n_ml] in e; arguments as in `compute`."""
+        """Physical charges, [n_ml] in e, without an energy; arguments as in `compute`."""
         with torch.no_grad():
-            graph = self.graph(positions, box)
-            features = self.model.backbone(graph).features
-            latent = self.model.charge_head(features, graph.numbers, graph.molecules, graph.molecule_charges)
-            charges = self.model.physical_charges(latent, graph)
+            charges = self.model.moments(self.graph(positions, box))[0].clone()
         return charges
 
     @torch.jit.export

@@ -19,6 +19,7 @@ from torch import Tensor
 from openmm_les.electrostatics import ChargeCoupling
 from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.engine.boundary import ForceBoundary
+from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
 from openmm_les.neighbors import perpendicular_widths
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, OPENMM_COULOMB_CONSTANT
@@ -207,26 +208,32 @@ class EmbeddedBoundary(ForceBoundary):
         Arguments as in `embedded`; gradients at fixed ``strength``.
         """
         graph = self.graph(positions, box)
-        prediction = self.model(graph, differentiable=False)
+        with torch.no_grad():
+            cell: Tensor | None = None
+            if box is not None:
+                cell = box.to(torch.float64) * self.length_factor
+            everywhere = positions.to(torch.float64) * self.length_factor
+            few, many = everywhere.index_select(0, self.atoms), everywhere.index_select(0, self.mm_atoms)
+        external: External | None = None
+        if self.model.responds:
+            with torch.no_grad():
+                ones = torch.ones_like(graph.positions[:, 0])
+                felt = self.coupling(few, ones, many, self.mm_charges, cell)
+                # The gradient of a unit charge's energy is that of the potential.
+                external = External(
+                    strength * felt.potential.to(ones.dtype), -strength * felt.gradient.to(ones.dtype)
+                )
+        prediction = self.model(graph, False, external)
         physical = self.model.physical_charges(prediction.latent_charges, graph)
         short = prediction.energy_short_range.sum()
         with torch.no_grad():
             # Clones, because TorchForce freezes the script and freezing drops detach().
             charges = physical.clone()
-            potentials = prediction.potentials.clone()
-            cell: Tensor | None = None
-            if box is not None:
-                cell = box.to(torch.float64) * self.length_factor
-            everywhere = positions.to(torch.float64) * self.length_factor
-            met = self.coupling(
-                everywhere.index_select(0, self.atoms),
-                charges,
-                everywhere.index_select(0, self.mm_atoms),
-                self.mm_charges,
-                cell,
-            )
+            met = self.coupling(few, charges, many, self.mm_charges, cell)
             field = strength * met.potential.to(charges.dtype)
-        surrogate = short + (potentials * prediction.latent_charges).sum() + (field * physical).sum()
+        surrogate = short + prediction.response
+        if not self.model.responds:  # charges that respond are stationary: their change costs nothing
+            surrogate = surrogate + (field * physical).sum()
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         with torch.no_grad():

@@ -44,6 +44,7 @@ CHARGE_HEADS: Dict[str, type] = {
     "NoCharges": NoCharges,
 }
 ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
+SOURCES: Dict[str, type] = {}
 _RESTRICTED = re.compile(r"\bNC\b|non-?commercial|academic", re.IGNORECASE)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -71,6 +72,7 @@ def save_model(model: LESModel, path: Union[str, Path], metadata: Optional[Mappi
         "backbone": _describe(model.backbone, BACKBONES),
         "charge_head": _describe(model.charge_head, CHARGE_HEADS),
         "electrostatics": _describe(model.electrostatics, ELECTROSTATICS),
+        "sources": None if model.sources is None else _describe(model.sources, SOURCES),
         "charge_scale": model.charge_scale,
         "domain": None if model.domain is None else model.domain.config(),
         "versions": {p: version(p) for p in ("openmm-les", "torch", "safetensors")},
@@ -244,13 +246,18 @@ def _describe(part: Any, registry: Mapping[str, type]) -> Dict[str, Any]:
 
 def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) -> LESModel:
     try:
+        electrostatics = _construct(description["electrostatics"], ELECTROSTATICS)
+        sources = None
+        if description.get("sources"):
+            sources = _construct(description["sources"], SOURCES, electrostatics=electrostatics)
         model = LESModel(
             _construct(description["backbone"], BACKBONES),
             _construct(description["charge_head"], CHARGE_HEADS),
-            _construct(description["electrostatics"], ELECTROSTATICS),
+            electrostatics,
             list(description["elements"]),
             charge_scale=float(description.get("charge_scale", 1.0)),
             domain=FeatureDomain(**description["domain"]) if description.get("domain") else None,
+            sources=sources,
         )
         model = model.to(_DTYPES[description["dtype"]])
         model.load_state_dict(weights)
@@ -265,8 +272,8 @@ def _build(description: Mapping[str, Any], weights: Dict[str, Any], path: Path) 
     return model.eval()
 
 
-def _construct(settings: Mapping[str, Any], registry: Mapping[str, type]) -> Any:
-    arguments = dict(settings)
+def _construct(settings: Mapping[str, Any], registry: Mapping[str, type], **given: Any) -> Any:
+    arguments = {**settings, **given}
     kind = arguments.pop("type")
     if kind not in registry:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import symbol
 from openmm_les.exceptions import UnknownElementError
-from openmm_les.graph import Graph, configuration_index
+from openmm_les.graph import Graph, cell_of, configuration_index
+from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.domain import FeatureDomain
 from openmm_les.models.heads import conserve_charge
+from openmm_les.models.long_range import External, LongRange
 from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
 from openmm_les.neighbors import single_graph
 
@@ -29,10 +31,13 @@ class Prediction(NamedTuple):
     """[n_configurations], eV"""
     latent_charges: Tensor
     """[n_atoms], e"""
-    potentials: Tensor
-    """[n_atoms], eV/e, dE_long_range/dq"""
+    latent_dipoles: Tensor
+    """[n_atoms, 3], e·Å, zeros for a model of charges alone"""
+    response: Tensor
+    """scalar, eV, a surrogate: its gradient is that of the long-range energy through the charges (and
+    dipoles) of the atoms, the part that `gradients` leaves out"""
     gradients: Tensor
-    """[n_atoms, 3], eV/Å, dE_long_range/dr at fixed charges"""
+    """[n_atoms, 3], eV/Å, of the long-range energy at fixed charges (and dipoles)"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class LESModel(nn.Module):
     reference_energies : eV per atom of each element, added to the short-range energy
     charge_scale : sign and size by which latent charges become physical ones, see `physical_charges`
     domain : what the training data look like, for `novelty`; None = not known
+    sources : module as `LongRange` describes that decides charges and their energy; None = the charge
+        head and the Coulomb sum
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
@@ -81,8 +88,11 @@ class LESModel(nn.Module):
         reference_energies: Optional[List[float]] = None,
         charge_scale: float = 1.0,
         domain: Optional[FeatureDomain] = None,
+        sources: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
+        if sources is not None and charge_scale != 1.0:
+            raise ValueError(f"`sources` give physical charges: `charge_scale` must be 1, got {charge_scale}")
         if not (charge_scale != 0.0 and math.isfinite(charge_scale)):
             raise ValueError(f"`charge_scale` must be finite and not zero, got {charge_scale}")
         self.charge_scale = float(charge_scale)
@@ -90,6 +100,8 @@ class LESModel(nn.Module):
         self.charge_head = charge_head
         self.electrostatics = electrostatics
         self.domain = domain
+        self.sources = sources
+        self.responds = bool(getattr(sources, "responds", False))
         self.elements = elements
         self.cutoff = float(cast(float, backbone.cutoff))
         # Not annotated in place: torch.jit.script warns of that.
@@ -118,39 +130,75 @@ class LESModel(nn.Module):
             if module is not self and fold is not None:
                 fold()
 
-    def forward(self, graph: Graph, differentiable: bool = True) -> Prediction:
+    def forward(
+        self, graph: Graph, differentiable: bool = True, external: Optional[External] = None
+    ) -> Prediction:
         """Energies and charges, differentiable in positions and cells.
 
-        With ``differentiable=False`` the long-range energy, its potentials and its gradients are
-        constants (the short-range energy and the charges are not). Forces are then those of
-        ``energy_short_range + Σ potentials · latent_charges``, less ``gradients``: what a
-        simulation needs, without autograd's record of the Coulomb sum.
+        With ``differentiable=False`` the long-range energy and its gradients are constants (the
+        short-range energy and the charges are not). Forces are then those of
+        ``energy_short_range + response``, less ``gradients``: what a simulation needs, without
+        autograd's record of the Coulomb sum. ``external`` is for a model that ``responds``; its energy
+        is the caller's to add.
         """
         atoms = self.backbone(graph)
-        charges = self.charge_head(atoms.features, graph.numbers, graph.molecules, graph.molecule_charges)
-        n_configurations = graph.cells.shape[0]
         configurations = configuration_index(graph.offsets)
         references = self.reference_energies[graph.numbers]  # float64
-        short = torch.zeros(n_configurations, dtype=references.dtype, device=references.device)
+        short = torch.zeros(graph.cells.shape[0], dtype=references.dtype, device=references.device)
         short = short.index_add(0, configurations, atoms.energies.to(references.dtype) + references)
+        sources = self.sources
+        if sources is not None:
+            found: LongRange = sources(atoms, graph, differentiable, external)
+        else:
+            found = self.sum_of_charges(atoms, graph, differentiable)
+        return Prediction(
+            short, found.energies, found.charges, found.dipoles, found.response, found.gradients
+        )
+
+    def sum_of_charges(self, atoms: BackboneOutput, graph: Graph, differentiable: bool) -> LongRange:
+        """The long range of a model without `sources`: the head's charges in the Coulomb sum."""
+        charges = self.charge_head(atoms.features, graph.numbers, graph.molecules, graph.molecule_charges)
         energies: List[Tensor] = []
         potentials: List[Tensor] = []
         gradients: List[Tensor] = []
-        places, sources = graph.positions, charges
+        places, held = graph.positions, charges
         if not differentiable:
             with torch.no_grad():
                 # Clones, because freezing the script drops detach().
-                places, sources = graph.positions.clone(), charges.clone()
-        for i in range(n_configurations):
+                places, held = graph.positions.clone(), charges.clone()
+        for i in range(graph.cells.shape[0]):
             begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
-            cell: Optional[Tensor] = graph.cells[i]
-            if bool((graph.cells[i] == 0.0).all()):
-                cell = None
-            energy, potential, gradient = self.electrostatics(places[begin:end], sources[begin:end], cell)
+            energy, potential, gradient = self.electrostatics(
+                places[begin:end], held[begin:end], cell_of(graph, i)
+            )
             energies.append(energy)
             potentials.append(potential)
             gradients.append(gradient)
-        return Prediction(short, torch.stack(energies), charges, torch.cat(potentials), torch.cat(gradients))
+        with torch.no_grad():
+            constant = torch.cat(potentials).clone()
+        return LongRange(
+            torch.stack(energies),
+            charges,
+            torch.zeros_like(graph.positions),
+            (constant * charges).sum(),
+            torch.cat(gradients),
+        )
+
+    @torch.jit.export
+    def moments(self, graph: Graph) -> Tuple[Tensor, Tensor]:
+        """Physical charges ([n_atoms], e) and dipoles ([n_atoms, 3], e·Å) without an energy.
+
+        Differentiable in positions; see `physical_charges`. The Coulomb sum is run only where
+        `sources` need it to find them.
+        """
+        atoms = self.backbone(graph)
+        sources = self.sources
+        if sources is not None:
+            charges, dipoles = sources.moments(atoms, graph)  # type: ignore[operator]
+        else:
+            charges = self.charge_head(atoms.features, graph.numbers, graph.molecules, graph.molecule_charges)
+            dipoles = torch.zeros_like(graph.positions)
+        return self.physical_charges(charges, graph), dipoles
 
     @torch.jit.export
     def physical_charges(self, latent_charges: Tensor, graph: Graph) -> Tensor:

@@ -1,8 +1,7 @@
-"""Electrical response of a model's charges: dipoles and Born effective charges, differentiable.
+"""Electrical response of a model: dipoles and Born effective charges, differentiable.
 
 Both follow from the charges that energies and forces taught (Zhong, Kim, King and Cheng,
-arXiv:2504.05169). They are read from physical charges (`LESModel.physical_charges`); the Coulomb sum
-is not needed for them.
+arXiv:2504.05169), and from atomic dipoles where a model has them (`LESModel.moments`).
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from openmm_les.models.model import LESModel
 
 
 def dipole(model: LESModel, graph: Graph) -> Tensor:
-    """Dipole of each configuration, ``Σ q_i r_i``, about the origin of the coordinates.
+    """Dipole of each configuration, ``Σ q_i r_i + u_i``, about the origin of the coordinates.
 
     Parameters
     ----------
-    model : gives the charges
+    model : gives charges and dipoles of atoms
     graph : one or several configurations; positions in Å
 
     Returns
@@ -37,7 +36,8 @@ def dipole(model: LESModel, graph: Graph) -> Tensor:
     In a cell, molecules are made whole first (`whole_positions`), so that the dipole of neutral
     molecules depends on no choice of image.
     """
-    return dipole_of_charges(model.physical_charges(latent_charges(model, graph), graph), graph)
+    charges, dipoles = model.moments(graph)
+    return total_dipole(charges, dipoles, graph)
 
 
 def born_charges(model: LESModel, graph: Graph, *, differentiable: bool = False) -> Tensor:
@@ -45,7 +45,7 @@ def born_charges(model: LESModel, graph: Graph, *, differentiable: bool = False)
 
     Parameters
     ----------
-    model : gives the charges and how they follow positions
+    model : gives charges and dipoles of atoms and how they follow positions
     graph : one or several configurations; positions in Å
     differentiable : keep the result differentiable in the parameters, for training
 
@@ -59,29 +59,28 @@ def born_charges(model: LESModel, graph: Graph, *, differentiable: bool = False)
         if not positions.requires_grad:
             positions = positions.detach().requires_grad_(True)
         graph = graph._replace(positions=positions)
-        charges = model.physical_charges(latent_charges(model, graph), graph)
-        return born_charges_of_charges(charges, graph, differentiable=differentiable)
+        charges, dipoles = model.moments(graph)
+        return born_charges_of_moments(charges, dipoles, graph, differentiable=differentiable)
 
 
-def latent_charges(model: LESModel, graph: Graph) -> Tensor:
-    """Latent charges without the Coulomb sum, [n_atoms] in e, differentiable in positions."""
-    features = model.backbone(graph).features
-    return model.charge_head(features, graph.numbers, graph.molecules, graph.molecule_charges)
+def total_dipole(charges: Tensor, dipoles: Tensor, graph: Graph) -> Tensor:
+    """Dipoles of configurations, [n_configurations, 3] in e·Å; see `dipole`.
 
-
-def dipole_of_charges(charges: Tensor, graph: Graph) -> Tensor:
-    """Dipoles of physical ``charges`` [n_atoms] in e, [n_configurations, 3] in e·Å; see `dipole`."""
-    moments = charges.unsqueeze(1) * whole_positions(graph)
+    ``charges`` [n_atoms] in e and ``dipoles`` [n_atoms, 3] in e·Å are physical ones.
+    """
+    moments = charges.unsqueeze(1) * whole_positions(graph) + dipoles
     total = torch.zeros_like(graph.cells[:, 0])
     return total.index_add(0, configuration_index(graph.offsets), moments)
 
 
-def born_charges_of_charges(charges: Tensor, graph: Graph, *, differentiable: bool = False) -> Tensor:
-    """Born charges of physical ``charges`` [n_atoms] in e that were computed from ``graph.positions``.
+def born_charges_of_moments(
+    charges: Tensor, dipoles: Tensor, graph: Graph, *, differentiable: bool = False
+) -> Tensor:
+    """Born charges of physical moments (see `total_dipole`) that were computed from ``graph.positions``.
 
-    The positions must require gradients; the record of the charges is kept. See `born_charges`.
+    The positions must require gradients; the record of the moments is kept. See `born_charges`.
     """
-    total = dipole_of_charges(charges, graph).sum(0)  # configurations do not feel each other
+    total = total_dipole(charges, dipoles, graph).sum(0)  # configurations do not feel each other
     rows: List[Tensor] = []
     for axis in range(3):
         (row,) = torch.autograd.grad(
@@ -132,9 +131,8 @@ def _molecule_images(graph: Graph) -> np.ndarray:
 
 __all__ = [
     "born_charges",
-    "born_charges_of_charges",
+    "born_charges_of_moments",
     "dipole",
-    "dipole_of_charges",
-    "latent_charges",
+    "total_dipole",
     "whole_positions",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openmm_les.graph import Graph, configuration_index
 from openmm_les.models.model import LESModel, Prediction
-from openmm_les.models.response import born_charges_of_charges, dipole_of_charges
+from openmm_les.models.response import born_charges_of_moments, total_dipole
 from openmm_les.training.batches import Batch
 
 
@@ -92,8 +92,11 @@ def predict_batch(
         )
         charges = model.physical_charges(prediction.latent_charges, batch.graph)
         still = batch.graph._replace(positions=positions)
-        moment = dipole_of_charges(charges, still) if dipole else None
-        born = born_charges_of_charges(charges, still, differentiable=train) if born_charges else None
+        dipoles = prediction.latent_dipoles
+        moment = total_dipole(charges, dipoles, still) if dipole else None
+        born = None
+        if born_charges:
+            born = born_charges_of_moments(charges, dipoles, still, differentiable=train)
     found = None
     if stress:
         volumes = torch.abs(torch.linalg.det(batch.graph.cells)).view(-1, 1, 1)

@@ -15,12 +15,13 @@ POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
 
 
 class DetachedForce(IsolatedForce):
-    """The surrogate of the charge response made with detach(), which freezing drops."""
+    """A surrogate with a constant made by detach(), which freezing drops."""
 
     def energy_and_gradient(self, graph: Graph) -> tuple[Tensor, Tensor]:
         prediction = self.model(graph)
         short = prediction.energy_short_range.sum()
-        surrogate = short + (prediction.potentials.detach() * prediction.latent_charges).sum()
+        constant = prediction.energy_long_range.detach().sum()
+        surrogate = short + prediction.response + constant
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None
         return short.detach(), response + prediction.gradients.detach()

@@ -69,14 +69,12 @@ def test_energies_are_those_of_the_parts(cell):
 
 @pytest.mark.parametrize("cell", [None, CELL], ids=["isolated", "periodic"])
 def test_forces_hold_the_charge_response(cell):
-    # dE/dr = gradient at fixed charges + Σ φ_i dq_i/dr: the form that TorchForce evaluates.
+    # dE/dr = gradient at fixed charges + that of the surrogate: the form that TorchForce evaluates.
     graph = make_graph([TWO_WATERS], [WATER_NUMBERS * 2], [cell], [[0] * 3 + [1] * 3], [[0.0, 0.0]])
     graph = graph._replace(positions=graph.positions.clone().requires_grad_())
     output = MODEL(graph)
     (full,) = torch.autograd.grad(output.energy_long_range.sum(), graph.positions, retain_graph=True)
-    (response,) = torch.autograd.grad(
-        output.latent_charges, graph.positions, output.potentials.detach(), retain_graph=True
-    )
+    (response,) = torch.autograd.grad(output.response, graph.positions, retain_graph=True)
     torch.testing.assert_close(output.gradients + response, full, rtol=1e-9, atol=1e-10)
     assert float(response.abs().max()) > 1e-3
 
@@ -246,7 +244,8 @@ def test_a_batch_of_isolated_and_periodic_systems_is_each_alone():
     ]
     batch = MODEL(make_graph(*(list(column) for column in zip(*parts, strict=True))))
     alone = [MODEL(make_graph(*([value] for value in part))) for part in parts]
-    for name in batch._fields:
+    torch.testing.assert_close(batch.response, sum(o.response for o in alone))
+    for name in set(batch._fields) - {"response"}:
         torch.testing.assert_close(getattr(batch, name), torch.cat([getattr(o, name) for o in alone]))
 
 
@@ -306,10 +305,10 @@ def test_forces_put_together_from_constants(form, cell):
         positions = graph.positions.clone().requires_grad_()
         output = module(graph._replace(positions=positions), False)
         found = output.energy_short_range + output.energy_long_range
-        surrogate = output.energy_short_range.sum() + (output.potentials * output.latent_charges).sum()
+        surrogate = output.energy_short_range.sum() + output.response
         (slope,) = torch.autograd.grad(surrogate, positions)
         assert not output.energy_long_range.requires_grad
-        assert not output.potentials.requires_grad
+        assert not output.gradients.requires_grad
         torch.testing.assert_close(found.detach(), energy, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(-(slope + output.gradients), forces, rtol=1e-10, atol=1e-10)
 

@@ -69,7 +69,7 @@ def test_molecules_are_out_of_each_others_reach_and_keep_their_charges(script, m
         assert molecule.max() >= 1
         for m in range(molecule.max() + 1):
             gap = cdist(data.positions[atoms][molecule == m], data.positions[atoms][molecule != m]).min()
-            assert gap >= script.NEAREST - 1e-3
+            assert gap >= script.DISTANCES[0] - 1e-3
         chlorides = (data.numbers[atoms] == 17).sum()
         ammoniums = ((data.numbers[atoms] == 7) & (np.bincount(molecule)[molecule] == 5)).sum()
         assert data.total_charge[i] == ammoniums - chlorides
@@ -94,3 +94,25 @@ def test_a_file_is_not_overwritten(script, source, made, monkeypatch, capsys):
         script.main()
     assert "exists" in capsys.readouterr().err
     assert made.read_bytes() == before
+
+
+def test_contacts_are_close_and_not_too_hard(script, source, tmp_path, monkeypatch):
+    path = tmp_path / "contacts.h5"
+    arguments = [str(source), str(path), "--count", "4", "--held-out", "1", "--distances", "1.4", "2.8"]
+    monkeypatch.setattr(sys, "argv", ["generate_probe_data.py", *arguments, "--ion-share", "0"])
+    script.main()
+    data = read_configurations(path)
+    assert set(data.group) == {"contacts"} and not data.total_charge.any()
+    assert np.abs(data.forces).max() <= script.LARGEST_FORCE
+
+
+def test_parts_of_other_settings_are_not_mixed_in(script, source, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mixed.h5"
+    for distances in (("6", "7"), ("1.4", "2.8")):
+        arguments = [str(source), str(path), "--count", "1", "--held-out", "1", "--distances", *distances]
+        monkeypatch.setattr(sys, "argv", ["generate_probe_data.py", *arguments])
+        if path.exists():
+            path.unlink()
+            with pytest.raises(SystemExit):
+                script.main()
+    assert "other settings" in capsys.readouterr().err
