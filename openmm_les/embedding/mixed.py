@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterable, Sequence
 
 import openmm
@@ -56,7 +58,8 @@ def create_mixed_system(
     ----------
     topology : of all particles, with elements; its bonds make the molecules
     mm_system : the whole system by a force field; not changed
-    ml_atoms : particle indices of the region, whole molecules
+    ml_atoms : particle indices of the region, whole molecules; without any the force field's system
+        comes back, with a warning
     model : `openmm_les.load_model`
     embedding : "mechanical" or "electrostatic"
     total_charge : e, of the region, or one per molecule of it; None = by the force field's charges
@@ -86,9 +89,19 @@ def create_mixed_system(
         The installed versions do not allow the route.
     UnknownElementError
         An element of the region that the model does not know.
+
+    Warns
+    -----
+    UserWarning
+        The region is empty.
     """
     if embedding not in EMBEDDINGS:
         raise ValueError(f"`embedding` must be one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
+    if isinstance(ml_atoms, Iterable) and not isinstance(ml_atoms, str):
+        ml_atoms = list(ml_atoms)  # a generator would be empty the second time
+    if isinstance(ml_atoms, list) and not ml_atoms:
+        warnings.warn("`ml_atoms` is empty: all of the system stays with its force field", stacklevel=2)
+        return copy.deepcopy(mm_system)
     region = find_region(topology, mm_system, ml_atoms, model, total_charge)
     if embedding == "electrostatic" and isinstance(model.charge_head, NoCharges):
         raise EmbeddingError(

@@ -140,8 +140,6 @@ def test_regions_are_checked_on_either_version(solvated, potential):
     parts = (solvated.topology, solvated.mm_system)
     with pytest.raises(EmbeddingError, match="cuts covalent bonds"):
         potential.createMixedSystem(*parts, solvated.peptide[:-1])
-    with pytest.raises(EmbeddingError, match="`ml_atoms` is empty"):
-        potential.createMixedSystem(*parts, [])
     with pytest.raises(EmbeddingError, match=r"`total_charge` \+2 of molecule 0 .* sum to \+0"):
         potential.createMixedSystem(*parts, solvated.peptide, total_charge=2)
 

@@ -161,11 +161,21 @@ class TestCharges:
         assert region.molecule_charges == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("embedding", ["mechanical", "electrostatic"])
+def test_a_region_of_nothing_is_the_force_field(solvated, model, embedding):
+    from openmm_les import create_mixed_system
+
+    with pytest.warns(UserWarning, match="`ml_atoms` is empty"):
+        system = create_mixed_system(solvated.topology, solvated.mm_system, [], model, embedding)
+    given = openmm.XmlSerializer.serialize(solvated.mm_system)
+    assert openmm.XmlSerializer.serialize(system) == given
+    system.addParticle(1.0)
+    assert openmm.XmlSerializer.serialize(solvated.mm_system) == given
+
+
 def test_the_whole_chain_of_errors_reaches_the_door(solvated, model):
     from openmm_les import create_mixed_system
 
-    with pytest.raises(EmbeddingError, match="`ml_atoms` is empty"):
-        create_mixed_system(solvated.topology, solvated.mm_system, [], model)
     with pytest.raises(
         ValueError, match="`embedding` must be one of mechanical, electrostatic, got 'electric'"
     ):
