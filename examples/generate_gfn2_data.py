@@ -71,8 +71,8 @@ def g2_molecules() -> Iterator[Subject]:
             yield Subject(f"g2-{name}", "small_molecule_md", partial(g2_molecule, name))
 
 
-def capped_amino_acid(letter: str) -> Atoms:
-    """ACE-X-NME with all hydrogens, roughly relaxed by Amber.
+def capped_amino_acid(letter: str) -> tuple[app.Topology, np.ndarray]:
+    """ACE-X-NME with all hydrogens, roughly relaxed by Amber; positions [n, 3] in Å.
 
     It is cut from Gly-X-Gly: a glycine's CA, C and O make the acetyl cap, N and CA the other.
     """
@@ -100,8 +100,13 @@ def capped_amino_acid(letter: str) -> Atoms:
     simulation.context.setPositions(modeller.positions)
     simulation.minimizeEnergy(maxIterations=200)
     positions = simulation.context.getState(getPositions=True).getPositions(asNumpy=True)
-    symbols = [atom.element.symbol for atom in modeller.topology.atoms()]
-    return Atoms(symbols, positions=positions.value_in_unit(unit.angstrom))
+    return modeller.topology, positions.value_in_unit(unit.angstrom)
+
+
+def peptide_atoms(letter: str) -> Atoms:
+    """`capped_amino_acid` for ase."""
+    topology, positions = capped_amino_acid(letter)
+    return Atoms([atom.element.symbol for atom in topology.atoms()], positions=positions)
 
 
 def water_cluster(n_molecules: int) -> Atoms:
@@ -122,7 +127,7 @@ def subjects(tiny: bool) -> list[Subject]:
     """Everything there is to make, or three small ones."""
     everything = list(g2_molecules())
     everything += [
-        Subject(f"capped-{letter}", "capped_amino_acid_md", partial(capped_amino_acid, letter))
+        Subject(f"capped-{letter}", "capped_amino_acid_md", partial(peptide_atoms, letter))
         for letter in AMINO_ACIDS
     ]
     # Hot clusters fall apart.

@@ -1,9 +1,11 @@
-"""Energy drift of a solvated peptide at constant energy, embedded mechanically and electrostatically.
+"""Energy drift and dipole of a solvated peptide, embedded mechanically and electrostatically.
 
     python examples/benchmarks/embedding_nve.py --ps 20
 
 Capped alanine (ML) in TIP3P water with ions, 0.5 fs, velocity Verlet. The force field alone is run
-beside both. Writes ``results/embedding_nve.json``.
+beside both. The dipole of the peptide along each run is that of the model's charges, which in
+mechanical embedding know of the water by the geometry alone. Writes ``results/embedding_nve.json``
+and ``embedding_nve.png`` beside it.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from pathlib import Path
 import numpy as np
 import openmm
 from openmm import app, unit
-from provenance import write_result
+from provenance import RESULTS, write_result
 
 import openmm_les
+from openmm_les.analysis.plots import figure_to
+from openmm_les.engine.reporters import MLForceReader
+from openmm_les.units import ANGSTROM_PER_NM, E_ANGSTROM_PER_DEBYE
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from make_alanine_dipeptide import alanine_dipeptide
@@ -38,17 +43,39 @@ def solvated(width: float) -> tuple[app.Modeller, app.ForceField]:
     return modeller, field
 
 
-def total_energies(context: openmm.Context, picoseconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Times (ps) and total energies (kJ/mol), twenty a picosecond."""
+def dipole(reader: MLForceReader, state: openmm.State) -> float:
+    """Size of the dipole of the region, one neutral molecule, in debye."""
+    positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+    moment = reader.charges(positions, box) @ positions[reader.atoms] * ANGSTROM_PER_NM
+    return float(np.linalg.norm(moment)) / E_ANGSTROM_PER_DEBYE
+
+
+def samples(
+    context: openmm.Context, reader: MLForceReader | None, picoseconds: float
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Times (ps), total energies (kJ/mol) and dipoles of the region (D), twenty a picosecond."""
     steps = round(50.0 / STEP_FS)
-    times, energies = [], []
+    times, energies, dipoles = [], [], []
     for i in range(int(20 * picoseconds)):
         context.getIntegrator().step(steps)
-        state = context.getState(getEnergy=True)
+        state = context.getState(getEnergy=True, getPositions=reader is not None)
         total = state.getPotentialEnergy() + state.getKineticEnergy()
         times.append(0.05 * (i + 1))
         energies.append(total.value_in_unit(unit.kilojoule_per_mole))
-    return np.array(times), np.array(energies)
+        if reader is not None:
+            dipoles.append(dipole(reader, state))
+    return np.array(times), np.array(energies), dipoles
+
+
+def draw(path: Path, series: dict[str, tuple[np.ndarray, list[float]]]) -> None:
+    """Dipoles (D) along the runs, by embedding: (times in ps, dipoles)."""
+    with figure_to(path, 7.0, 3.5) as figure:
+        axes = figure.add_subplot()
+        for name, (times, dipoles) in series.items():
+            axes.plot(times, dipoles, label=f"{name}, mean {np.mean(dipoles):.1f} D")
+        axes.set(xlabel="time (ps)", ylabel="dipole of the peptide (D)")
+        axes.legend()
 
 
 def main() -> None:
@@ -73,6 +100,7 @@ def main() -> None:
         )
     platform = openmm.Platform.getPlatformByName(arguments.platform)
     start = None
+    series: dict[str, tuple[np.ndarray, list[float]]] = {}
     result = {"model": arguments.model, "platform": arguments.platform, "time_step_fs": STEP_FS}
     result["atoms"] = modeller.topology.getNumAtoms()
     for name, system in systems.items():
@@ -93,15 +121,23 @@ def main() -> None:
         context = openmm.Context(system, verlet, platform)
         context.setPositions(state.getPositions())
         context.setVelocities(state.getVelocities())
-        times, energies = total_energies(context, arguments.ps)
+        reader = None if name == "force field" else MLForceReader(system)
+        times, energies, dipoles = samples(context, reader, arguments.ps)
         slope, offset = np.polyfit(times, energies, 1)
         result[name] = {
             "picoseconds": arguments.ps,
             "drift_kJ_per_mol_per_ps": float(slope),
             "fluctuation_kJ_per_mol": float((energies - slope * times - offset).std()),
         }
+        if dipoles:
+            result[name] |= {
+                "mean_dipole_debye": float(np.mean(dipoles)),
+                "spread_of_dipole_debye": float(np.std(dipoles)),
+            }
+            series[name] = times, dipoles
         print(name, result[name], flush=True)
     print(write_result("embedding_nve", result))
+    draw(RESULTS / "embedding_nve.png", series)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,16 @@ def embedding_time(result: dict[str, Any]) -> Rows:
     return [(what, ratios)]
 
 
+def embedding_box_size(result: dict[str, Any]) -> Rows:
+    """Energy of a charged ligand in growing boxes."""
+    slopes = ", ".join(
+        f"{name} {result[name]['slope_kJ_nm_per_mol']:.1f}" for name in ("force field", "electrostatic")
+    )
+    law = f"law {result['law_kJ_nm_per_mol']:.1f} kJ nm/mol"
+    what = f"Charged ligand in boxes of edge L, coefficient of 1/L, {law}"
+    return [(what, slopes)]
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
     "peptide-gfn2-small-probes": shipped_model,
@@ -147,6 +157,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "embedding_interactions": embedding_interactions,
     "embedding_nve": embedding_nve,
     "embedding_time": embedding_time,
+    "embedding_box_size": embedding_box_size,
 }
 
 

@@ -84,7 +84,7 @@ def test_forces_are_the_slopes_of_the_energies(script, tiny):
 
 def test_every_amino_acid_is_whole(script):
     for letter, n_atoms, charge in (("R", 36, 1.0), ("P", 26, 0.0)):
-        atoms = script.capped_amino_acid(letter)
+        atoms = script.peptide_atoms(letter)
         bonds = script.covalent_bonds(atoms.positions, atoms.numbers)
         assert len(atoms) == n_atoms
         np.testing.assert_array_equal(script.formal_charges(atoms.numbers, bonds), [charge])
