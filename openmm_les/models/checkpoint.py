@@ -62,7 +62,12 @@ def save_model(model: LESModel, path: Union[str, Path], metadata: Optional[Mappi
     ------
     TypeError
         A part of the model has no place in the registries, so that it could not be loaded again.
+    ValueError
+        A weight is NaN or infinite; nothing is written.
     """
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"the model cannot be saved: {name} holds NaN or infinite values")
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

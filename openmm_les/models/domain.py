@@ -66,6 +66,7 @@ class FeatureDomain(nn.Module):
         if len(features) < _FEW:
             raise ValueError(f"{len(features)} atoms are too few to describe training data, want {_FEW}")
         species = self.index[numbers]
+        overall = features.double().var(0, unbiased=False).mean()
         for i in range(self.n_elements):
             chosen = features[species == i].double()
             if len(chosen) < _FEW:
@@ -73,11 +74,13 @@ class FeatureDomain(nn.Module):
             mean = chosen.mean(0)
             centred = chosen - mean
             variances, directions = torch.linalg.eigh(centred.T @ centred / len(chosen))
-            floor = _SHRINKAGE * variances.mean() + torch.finfo(torch.float64).tiny
+            # An element whose atoms are all alike (a lone ion) varies by nothing; others say what is small.
+            own = torch.maximum(variances.mean(), _SHRINKAGE * overall)
+            floor = _SHRINKAGE * own + torch.finfo(torch.float32).tiny
             whitening = directions.T / torch.sqrt(variances.clamp(min=0.0) + floor).unsqueeze(1)
             lengths = torch.linalg.vector_norm(centred @ whitening.T, dim=1)
             lengths = lengths[:: 1 + len(lengths) // 1_000_000]  # more than quantile() takes
-            reach = torch.quantile(lengths, QUANTILE)
+            reach = torch.quantile(lengths, QUANTILE).clamp(min=1.0)
             self.means[i] = mean.to(self.means.dtype)
             self.whitening[i] = (whitening / reach).to(self.whitening.dtype)
 

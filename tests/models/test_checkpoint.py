@@ -319,3 +319,15 @@ def test_every_shipped_model_works():
         charges = model.evaluate(WATER, WATER_NUMBERS).latent_charges
         assert charges[0] < -0.2, name
         assert charges.sum() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = small_model()
+    save_model(model, path)
+    kept = path.read_bytes()
+    with torch.no_grad():
+        model.charge_head.hidden.bias[0] = float("nan")
+    with pytest.raises(ValueError, match=r"charge_head\.hidden\.bias holds NaN"):
+        save_model(model, path)
+    assert path.read_bytes() == kept

@@ -45,6 +45,21 @@ def test_known_distances():
     assert domain(features, numbers).max() < 1.6
 
 
+def test_an_element_that_is_always_alike_is_novel_elsewhere():
+    # Ions beyond the reach of everything else: one environment, no spread.
+    domain = FeatureDomain([8, 17], 3)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(400, 3, generator=generator)
+    numbers = torch.tensor([8, 17] * 200)
+    features[numbers == 17] = torch.tensor([0.3, -1.0, 2.0])
+    domain.fit(features, numbers)
+    assert bool(torch.isfinite(domain.whitening).all())
+    near = torch.tensor([[0.3, -1.0, 2.0], [0.8, -1.0, 2.0]])
+    known, moved = domain(near, torch.tensor([17, 17])).tolist()
+    assert known < 0.1
+    assert moved > NOVEL
+
+
 def test_distorted_molecules_are_novel(model):
     usual = model.novelty(formamides(100, 0.05, seed=1))
     assert usual.median() < 0.5
