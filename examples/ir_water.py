@@ -56,7 +56,7 @@ def main() -> None:
     """Run, analyse, draw."""
     parser = argparse.ArgumentParser(description="IR spectrum of liquid water.")
     parser.add_argument("output", type=Path, help="folder to write to")
-    parser.add_argument("--model", default="peptide-gfn2-small")
+    parser.add_argument("--model", default="water-gfn2-small")
     parser.add_argument("--waters", type=int, default=32)
     parser.add_argument("--ps", type=float, default=4.0, help="length of the dynamics")
     parser.add_argument("--resolution", type=float, help="cm^-1 [what a tenth of the dynamics allows]")

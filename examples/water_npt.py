@@ -112,7 +112,7 @@ def main() -> None:
     """Run, average, write and plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("output", type=Path, help="folder, new")
-    parser.add_argument("--model", default="peptide-gfn2-small")
+    parser.add_argument("--model", default="water-gfn2-small")
     parser.add_argument("--side", type=int, default=4, help="molecules along an edge")
     parser.add_argument("--ps", type=float, default=20.0, help="at constant pressure")
     parser.add_argument("--pressure", type=float, default=1.0, help="bar")

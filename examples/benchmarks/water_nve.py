@@ -60,7 +60,7 @@ def summary(times: list[float], energies: list[float], kinetic: list[float], wat
 def main() -> None:
     """Run and write the result, every picosecond."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", default="peptide-gfn2-small")
+    parser.add_argument("--model", default="water-gfn2-small")
     parser.add_argument("--side", type=int, default=4, help="molecules along an edge")
     parser.add_argument("--equilibration-ps", type=float, default=1.0)
     parser.add_argument("--ps", type=float, default=10.0)
