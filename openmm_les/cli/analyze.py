@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openmm_les.cli.analyze_inputs import (
+    Charge,
+    Epsilon,
+    Model,
+    Output,
+    Select,
+    Skip,
+    Spacing,
+    Stop,
+    Stride,
+    Temperature,
+    Top,
+    Trajectory,
+    bind_model,
+    holds_dipoles,
+    open_trajectory,
+    print_table,
+    read_dipoles,
+    results_folder,
+)
+
 if TYPE_CHECKING:
-    from openmm_les.analysis.charges import ChargeModel
-    from openmm_les.analysis.dipoles import DipoleSeries
     from openmm_les.analysis.trajectories import TrajectorySource
 
 app = typer.Typer(no_args_is_help=True, help="Charges, dipoles, spectra and more along a trajectory.")
-
-Trajectory = Annotated[
-    Path, typer.Argument(help="DCD, XTC, mdtraj HDF5 …; for ir and dielectric also a file of dipoles.")
-]
-Top = Annotated[
-    Path | None, typer.Option(help="Topology (PDB, prmtop …), for formats without one.", show_default=False)
-]
-Model = Annotated[
-    str | None, typer.Option(help="Name of a shipped model, or a model file. [default: the shipped one]")
-]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Folder to write to; empty or new. [default: analysis-KIND]"),
-]
-Select = Annotated[str, typer.Option(help="mdtraj selection of whole molecules that the model sees.")]
-Stride = Annotated[int, typer.Option(help="Take every so many frames.")]
-Skip = Annotated[int, typer.Option(help="Frames to leave out at the beginning.")]
-Stop = Annotated[int | None, typer.Option(help="Read no frame from this one on.", show_default=False)]
-Spacing = Annotated[
-    float | None,
-    typer.Option(help="ps between frames of the file, where it does not tell.", show_default=False),
-]
-Charge = Annotated[float, typer.Option(help="Total charge of the selected atoms, e.")]
-Epsilon = Annotated[
-    float,
-    typer.Option(help="Electronic permittivity: charges are multiplied by its square root. 1: left alone."),
-]
-Temperature = Annotated[float, typer.Option(help="K, of the trajectory.")]
 
 
 class Correction(str, Enum):
@@ -83,35 +73,37 @@ def charges(
     from openmm_les.analysis.plots import plot_charges
     from openmm_les.analysis.rendering import draw_charges, write_view
     from openmm_les.analysis.statistics import charge_statistics
+    from openmm_les.cli.console import note
 
-    source = _source(trajectory, top, select, stride, skip, stop)
-    bound = _bound(model, source, charge, epsilon_infinity)
-    folder = _folder(output, "charges")
-    samples: list[Any] = []
-    first: list[Any] = []
+    source = open_trajectory(trajectory, top, select, stride, skip, stop)
+    bound = bind_model(model, source, charge, epsilon_infinity)
+    with results_folder(output, "charges") as folder:
+        samples: list[Any] = []
+        first: list[Any] = []
 
-    def keep(frames: Any, found: Any) -> None:
-        if not first:
-            first.append(frames.positions[0])
-        step = max(1, len(source) // 200)
-        samples.append(found[(-frames.first) % step :: step])
+        def keep(frames: Any, found: Any) -> None:
+            if not first:
+                first.append(frames.positions[0])
+            step = max(1, len(source) // 200)
+            samples.append(found[(-frames.first) % step :: step])
 
-    result = charge_statistics(source, bound, output=folder / "charges.h5", energies=energies, each=keep)
-    result.save(folder)
-    plot_charges(result, np.concatenate(samples), folder / "charges.png", f"charges, {trajectory.name}")
-    chosen = [a.index for a in source.topology.atoms if not a.residue.is_water]
-    chosen = chosen or [a.index for a in source.topology.residue(0).atoms]
-    if len(chosen) <= 2000:
-        part = source.topology.subset(chosen)
-        arguments = (part, first[0][chosen], result.atom_mean[chosen])
-        draw_charges(*arguments, folder / "molecule.png", "mean charges")
-        try:
-            write_view(*arguments, folder / "molecule.html")
-        except ImportError as error:
-            _note(f"no molecule.html: {error}")
-    rows = [(e, f"{m:+.3f}", f"{result.element_deviation[e]:.3f}") for e, m in result.element_mean.items()]
-    _table(f"charges of {len(source)} frames, e", ("element", "mean", "std"), rows)
-    _say_written(folder)
+        result = charge_statistics(source, bound, output=folder / "charges.h5", energies=energies, each=keep)
+        result.save(folder)
+        plot_charges(result, np.concatenate(samples), folder / "charges.png", f"charges, {trajectory.name}")
+        chosen = [a.index for a in source.topology.atoms if not a.residue.is_water]
+        chosen = chosen or [a.index for a in source.topology.residue(0).atoms]
+        if len(chosen) <= 2000:
+            part = source.topology.subset(chosen)
+            arguments = (part, first[0][chosen], result.atom_mean[chosen])
+            draw_charges(*arguments, folder / "molecule.png", "mean charges")
+            try:
+                write_view(*arguments, folder / "molecule.html")
+            except ImportError as error:
+                note(f"no molecule.html: {error}")
+        rows = [
+            (e, f"{m:+.3f}", f"{result.element_deviation[e]:.3f}") for e, m in result.element_mean.items()
+        ]
+        print_table(f"charges of {len(source)} frames, e", ("element", "mean", "std"), rows)
 
 
 @app.command()
@@ -138,25 +130,24 @@ def dipole(
     from openmm_les.records import read_record
     from openmm_les.units import E_ANGSTROM_PER_DEBYE
 
-    source = _source(trajectory, top, select, stride, skip, stop, frame_spacing)
-    bound = _bound(model, source, charge, epsilon_infinity)
-    folder = _folder(output, "dipole")
-    series = compute_dipoles(source, bound, molecules_to=folder / "molecule_dipoles.h5")
-    series.save(folder / "dipole.h5")
-    record = read_record(folder / "molecule_dipoles.h5", "observables/molecule_dipole")
-    lengths = np.linalg.norm(record.value, axis=2)
-    kinds = np.array(residue_of_molecule(source, bound.molecules))
-    by_kind = {str(k): lengths[:, kinds == k].ravel() for k in np.unique(kinds)}
-    plot_dipoles(series, by_kind, folder / "dipole.png", f"dipoles, {trajectory.name}")
-    rows = []
-    for kind, values in by_kind.items():
-        debye = values / E_ANGSTROM_PER_DEBYE
-        rows.append((kind, str(int((kinds == kind).sum())), f"{debye.mean():.3f}", f"{debye.std():.3f}"))
-    header = ("molecule", "number", "mean dipole (D)", "standard deviation (D)")
-    with open(folder / "dipole_by_molecule.csv", "w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    _table(f"dipoles of molecules, {len(source)} frames", header, rows)
-    _say_written(folder)
+    source = open_trajectory(trajectory, top, select, stride, skip, stop, frame_spacing)
+    bound = bind_model(model, source, charge, epsilon_infinity)
+    with results_folder(output, "dipole") as folder:
+        series = compute_dipoles(source, bound, molecules_to=folder / "molecule_dipoles.h5")
+        series.save(folder / "dipole.h5")
+        record = read_record(folder / "molecule_dipoles.h5", "observables/molecule_dipole")
+        lengths = np.linalg.norm(record.value, axis=2)
+        kinds = np.array(residue_of_molecule(source, bound.molecules))
+        by_kind = {str(k): lengths[:, kinds == k].ravel() for k in np.unique(kinds)}
+        plot_dipoles(series, by_kind, folder / "dipole.png", f"dipoles, {trajectory.name}")
+        rows = []
+        for kind, values in by_kind.items():
+            debye = values / E_ANGSTROM_PER_DEBYE
+            rows.append((kind, str(int((kinds == kind).sum())), f"{debye.mean():.3f}", f"{debye.std():.3f}"))
+        header = ("molecule", "number", "mean dipole (D)", "standard deviation (D)")
+        with open(folder / "dipole_by_molecule.csv", "w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+        print_table(f"dipoles of molecules, {len(source)} frames", header, rows)
 
 
 @app.command()
@@ -198,54 +189,57 @@ def ir(
     """Infrared spectrum from the dipole's fluctuations; density of states and normal modes beside it."""
     from openmm_les.analysis.plots import plot_spectrum
     from openmm_les.analysis.spectra import density_of_states, infrared_spectrum
+    from openmm_les.cli.console import say
 
-    options: dict[str, Any] = {"max_wavenumber": max_wavenumber}
-    states = modes = None
-    if _holds_dipoles(trajectory):
-        if harmonic or current:
-            raise ValueError(f"{trajectory} holds dipoles only: --harmonic and --current need a trajectory")
-        series = _read_dipoles(trajectory, stride, skip, stop)
-        folder = _folder(output, "ir")
-    else:
-        source = _source(trajectory, top, select, stride, skip, stop, frame_spacing, velocities=current)
-        bound = _bound(model, source, charge, epsilon_infinity)
-        from openmm_les.analysis.spectra import check_spacing
-        from openmm_les.units import FS_PER_PS
+    with results_folder(output, "ir") as folder:
+        options: dict[str, Any] = {"max_wavenumber": max_wavenumber}
+        states = modes = None
+        if holds_dipoles(trajectory):
+            if harmonic or current:
+                raise ValueError(
+                    f"{trajectory} holds dipoles only: --harmonic and --current need a trajectory"
+                )
+            series = read_dipoles(trajectory, stride, skip, stop)
+        else:
+            source = open_trajectory(
+                trajectory, top, select, stride, skip, stop, frame_spacing, velocities=current
+            )
+            bound = bind_model(model, source, charge, epsilon_infinity)
+            from openmm_les.analysis.spectra import check_spacing
+            from openmm_les.units import FS_PER_PS
 
-        check_spacing(source.uniform_spacing() * FS_PER_PS, max_wavenumber)
-        folder = _folder(output, "ir")
-        if harmonic:
-            modes = _normal_modes(source, model, charge, epsilon_infinity)
-            _write_modes(modes, folder / "harmonic.csv")
-        from openmm_les.analysis.dipoles import compute_dipoles
+            check_spacing(source.uniform_spacing() * FS_PER_PS, max_wavenumber)
+            if harmonic:
+                modes = _normal_modes(source, model, charge, epsilon_infinity)
+                _write_modes(modes, folder / "harmonic.csv")
+            from openmm_les.analysis.dipoles import compute_dipoles
 
-        series = compute_dipoles(source, bound, currents=current)
-        series.save(folder / "dipole.h5")
-    spectrum = infrared_spectrum(
-        series,
-        temperature,
-        resolution=resolution,
-        quantum_correction=quantum_correction.value,
-        **options,
-    )
-    spectrum.save(folder / "ir.csv")
-    if density and not _holds_dipoles(trajectory):
-        states = density_of_states(
-            source, bound.masses, bound.numbers, resolution=spectrum.resolution, **options
+            series = compute_dipoles(source, bound, currents=current)
+            series.save(folder / "dipole.h5")
+        spectrum = infrared_spectrum(
+            series,
+            temperature,
+            resolution=resolution,
+            quantum_correction=quantum_correction.value,
+            **options,
         )
-        for name, each in states.items():
-            each.save(folder / f"density_of_states_{name}.csv")
-    plot_spectrum(
-        spectrum,
-        folder / "ir.png",
-        f"infrared spectrum, {trajectory.name}, {temperature:g} K",
-        states=None if states is None else states["all"],
-        harmonic=modes,
-        reference=None if reference is None else reference.value,
-    )
-    peaks = ", ".join(f"{p:.0f}" for p in spectrum.peaks())
-    _say(f"bands at {peaks} cm^-1 (resolution {spectrum.resolution:.1f} cm^-1)")
-    _say_written(folder)
+        spectrum.save(folder / "ir.csv")
+        if density and not holds_dipoles(trajectory):
+            states = density_of_states(
+                source, bound.masses, bound.numbers, resolution=spectrum.resolution, **options
+            )
+            for name, each in states.items():
+                each.save(folder / f"density_of_states_{name}.csv")
+        plot_spectrum(
+            spectrum,
+            folder / "ir.png",
+            f"infrared spectrum, {trajectory.name}, {temperature:g} K",
+            states=None if states is None else states["all"],
+            harmonic=modes,
+            reference=None if reference is None else reference.value,
+        )
+        peaks = ", ".join(f"{p:.0f}" for p in spectrum.peaks())
+        say(f"bands at {peaks} cm^-1 (resolution {spectrum.resolution:.1f} cm^-1)")
 
 
 @app.command()
@@ -269,29 +263,30 @@ def dielectric(
 
     from openmm_les.analysis.dielectric import dielectric_constant
     from openmm_les.analysis.plots import plot_dielectric
+    from openmm_les.cli.console import say
 
-    if _holds_dipoles(trajectory):
-        series = _read_dipoles(trajectory, stride, skip, stop)
-        folder = _folder(output, "dielectric")
-    else:
-        from openmm_les.analysis.dipoles import compute_dipoles
+    with results_folder(output, "dielectric") as folder:
+        if holds_dipoles(trajectory):
+            series = read_dipoles(trajectory, stride, skip, stop)
+        else:
+            from openmm_les.analysis.dipoles import compute_dipoles
 
-        source = _source(trajectory, top, select, stride, skip, stop, frame_spacing, periodic=True)
-        bound = _bound(model, source, 0.0, epsilon_infinity)
-        folder = _folder(output, "dielectric")
-        series = compute_dipoles(source, bound)
-        series.save(folder / "dipole.h5")
-    result = dielectric_constant(series, temperature, discard=discard, n_blocks=blocks)
-    with open(folder / "dielectric.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["time (ps)", "dielectric constant so far"])
-        writer.writerows(zip(result.running_times, result.running_values))
-    plot_dielectric(result, folder / "dielectric.png", f"dielectric constant, {trajectory.name}")
-    _say(
-        f"dielectric constant {result.value:.2f} ± {result.error:.2f} at {temperature:g} K "
-        f"(epsilon_infinity {result.epsilon_infinity:g}, {len(series)} frames, {blocks} blocks)"
-    )
-    _say_written(folder)
+            source = open_trajectory(
+                trajectory, top, select, stride, skip, stop, frame_spacing, periodic=True
+            )
+            bound = bind_model(model, source, 0.0, epsilon_infinity)
+            series = compute_dipoles(source, bound)
+            series.save(folder / "dipole.h5")
+        result = dielectric_constant(series, temperature, discard=discard, n_blocks=blocks)
+        with open(folder / "dielectric.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["time (ps)", "dielectric constant so far"])
+            writer.writerows(zip(result.running_times, result.running_values))
+        plot_dielectric(result, folder / "dielectric.png", f"dielectric constant, {trajectory.name}")
+        say(
+            f"dielectric constant {result.value:.2f} ± {result.error:.2f} at {temperature:g} K "
+            f"(epsilon_infinity {result.epsilon_infinity:g}, {len(series)} frames, {blocks} blocks)"
+        )
 
 
 @app.command()
@@ -312,25 +307,28 @@ def born(
 
     from openmm_les.analysis.born import compute_born_charges
     from openmm_les.analysis.plots import plot_born
+    from openmm_les.cli.console import say
 
-    source = _source(trajectory, top, select, stride, skip, stop)
-    bound = _bound(model, source, charge, epsilon_infinity)
-    folder = _folder(output, "born")
-    result = compute_born_charges(source, bound, output=folder / "born.h5")
-    with open(folder / "born_by_atom.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        names = [f"Z_{a}{b} (e)" for a in "xyz" for b in "xyz"]
-        writer.writerow(["index", "residue", "name", "element", "mean tr Z/3 (e)", *names])
-        for atom, tensor in zip(source.topology.atoms, result.mean):
-            row = [f"{x:.5f}" for x in (tensor.trace() / 3.0, *tensor.ravel())]
-            writer.writerow([atom.index, str(atom.residue), atom.name, atom.element.symbol, *row])
-    plot_born(
-        result.isotropic, result.sum_rule_violation, folder / "born.png", f"Born charges, {trajectory.name}"
-    )
-    rows = [(e, f"{v.mean():+.3f}", f"{v.std():.3f}") for e, v in result.isotropic.items()]
-    _table(f"tr Z/3 of {len(source)} frames, e", ("element", "mean", "std"), rows)
-    _say(f"acoustic sum rule: |sum of Z - Q| is at most {result.sum_rule_violation:.1e} e")
-    _say_written(folder)
+    source = open_trajectory(trajectory, top, select, stride, skip, stop)
+    bound = bind_model(model, source, charge, epsilon_infinity)
+    with results_folder(output, "born") as folder:
+        result = compute_born_charges(source, bound, output=folder / "born.h5")
+        with open(folder / "born_by_atom.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            names = [f"Z_{a}{b} (e)" for a in "xyz" for b in "xyz"]
+            writer.writerow(["index", "residue", "name", "element", "mean tr Z/3 (e)", *names])
+            for atom, tensor in zip(source.topology.atoms, result.mean):
+                row = [f"{x:.5f}" for x in (tensor.trace() / 3.0, *tensor.ravel())]
+                writer.writerow([atom.index, str(atom.residue), atom.name, atom.element.symbol, *row])
+        plot_born(
+            result.isotropic,
+            result.sum_rule_violation,
+            folder / "born.png",
+            f"Born charges, {trajectory.name}",
+        )
+        rows = [(e, f"{v.mean():+.3f}", f"{v.std():.3f}") for e, v in result.isotropic.items()]
+        print_table(f"tr Z/3 of {len(source)} frames, e", ("element", "mean", "std"), rows)
+        say(f"acoustic sum rule: |sum of Z - Q| is at most {result.sum_rule_violation:.1e} e")
 
 
 @app.command()
@@ -351,72 +349,21 @@ def rdf(
     """Radial distribution function between two selections, pairs within a molecule left out."""
     from openmm_les.analysis.plots import plot_radial
     from openmm_les.analysis.radial import radial_distribution
+    from openmm_les.cli.console import say
 
-    source = _source(trajectory, top, "all", stride, skip, stop, periodic=True)
-    folder = _folder(output, "rdf")
-    result = radial_distribution(source, first, second, max_distance=max_distance, bin_width=bin_width)
-    result.save(folder / "rdf.csv")
-    plot_radial(result, folder / "rdf.png", f"g(r), {trajectory.name}, {len(source)} frames")
-    peak = int(result.values.argmax())
-    _say(f"highest g(r) {result.values[peak]:.2f} at {result.distances[peak]:.2f} Å")
-    _say_written(folder)
-
-
-def _source(
-    trajectory: Path,
-    top: Path | None,
-    select: str,
-    stride: int,
-    skip: int,
-    stop: int | None,
-    frame_spacing: float | None = None,
-    *,
-    periodic: bool | None = None,
-    velocities: bool = False,
-) -> TrajectorySource:
-    from openmm_les.analysis.trajectories import TrajectorySource
-    from openmm_les.cli.console import stderr
-
-    return TrajectorySource(
-        trajectory,
-        top,
-        select=select,
-        stride=stride,
-        skip=skip,
-        stop=stop,
-        frame_spacing=frame_spacing,
-        periodic=periodic,
-        velocities=velocities,
-        progress=stderr.is_terminal,
-    )
-
-
-def _bound(
-    model: str | None,
-    source: TrajectorySource,
-    charge: float,
-    epsilon_infinity: float,
-    precision: str = "single",
-) -> ChargeModel:
-    from openmm_les.analysis.charges import ChargeModel
-    from openmm_les.models.checkpoint import list_models, load_model
-
-    shipped = list_models()
-    if model is None and not shipped:
-        raise ValueError("no model is shipped with this installation: name one with --model")
-    return ChargeModel.from_topology(
-        load_model(model or shipped[0]),
-        source.topology,
-        total_charge=charge,
-        epsilon_infinity=epsilon_infinity,
-        precision=precision,
-    )
+    source = open_trajectory(trajectory, top, "all", stride, skip, stop, periodic=True)
+    with results_folder(output, "rdf") as folder:
+        result = radial_distribution(source, first, second, max_distance=max_distance, bin_width=bin_width)
+        result.save(folder / "rdf.csv")
+        plot_radial(result, folder / "rdf.png", f"g(r), {trajectory.name}, {len(source)} frames")
+        peak = int(result.values.argmax())
+        say(f"highest g(r) {result.values[peak]:.2f} at {result.distances[peak]:.2f} Å")
 
 
 def _normal_modes(source: TrajectorySource, model: str | None, charge: float, epsilon_infinity: float) -> Any:
     from openmm_les.analysis.harmonic import harmonic_spectrum, relax
 
-    bound = _bound(model, source, charge, epsilon_infinity, "double")
+    bound = bind_model(model, source, charge, epsilon_infinity, "double")
     frames = next(iter(source))
     if frames.cells is not None:
         raise ValueError("--harmonic is for a molecule without a cell")
@@ -430,61 +377,6 @@ def _write_modes(modes: Any, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["wavenumber (cm^-1)", "intensity (km/mol)"])
         writer.writerows(zip(modes.wavenumbers, modes.intensities))
-
-
-def _holds_dipoles(path: Path) -> bool:
-    """Whether a file is one of dipoles, of a reporter or of ``analyze dipole``."""
-    from openmm_les.analysis.dipoles import DIPOLE
-    from openmm_les.records import record_names
-
-    return path.suffix in (".h5", ".hdf5") and path.is_file() and DIPOLE.name in record_names(path)
-
-
-def _read_dipoles(path: Path, stride: int, skip: int, stop: int | None) -> DipoleSeries:
-    from openmm_les.analysis.dipoles import DipoleSeries
-
-    return DipoleSeries.load(path)[skip:stop:stride]
-
-
-def _folder(output: Path | None, kind: str) -> Path:
-    """The folder to write to, made; refused where it holds files."""
-    folder = Path(f"analysis-{kind}") if output is None else output
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} exists and is not a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from openmm_les.cli.console import stdout
-
-    table = Table(title=escape(title), title_justify="left")
-    for k, column in enumerate(columns):
-        table.add_column(column, justify="left" if k == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    stdout.print(table)
-
-
-def _say(text: str) -> None:
-    from openmm_les.cli.console import say
-
-    say(text)
-
-
-def _note(text: str) -> None:
-    from openmm_les.cli.console import note
-
-    note(text)
-
-
-def _say_written(folder: Path) -> None:
-    _say(f"written: {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}")
 
 
 __all__ = ["app"]

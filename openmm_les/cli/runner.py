@@ -212,11 +212,11 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
         return openmm.XmlSerializer.clone(molecules.mm_system)
     import torch
 
-    from openmm_les.models.checkpoint import load_model
+    from openmm_les.models.checkpoint import DEFAULT_MODEL, load_model
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    model = load_model(_model_name(settings))
+    model = load_model(settings.model or DEFAULT_MODEL)
     # Two precisions of the model against three of OpenMM's GPU platforms.
     precision = "double" if settings.precision == "double" else "single"
     if molecules.mm_system is None:
@@ -337,17 +337,6 @@ def _stopped(stop: dynamics.StopRequest) -> int:
 
 def _force_field(settings: Settings, structure: inputs.Structure) -> app.ForceField | None:
     return None if structure.prmtop is not None else inputs.load_force_field(settings.force_field)
-
-
-def _model_name(settings: Settings) -> str:
-    from openmm_les.models.checkpoint import list_models
-
-    if settings.model is not None:
-        return settings.model
-    shipped = list_models()
-    if not shipped:
-        raise ValueError("no model is shipped with this installation: name one with --model")
-    return shipped[0]
 
 
 def _model_hash(settings: Settings) -> str | None:

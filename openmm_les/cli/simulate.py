@@ -73,7 +73,8 @@ def simulate(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name of a shipped model, or a model file. [default: the shipped one]")
+        str | None,
+        typer.Option(help="Name of a shipped model, or a model file. [default: peptide-gfn2-small]"),
     ] = None,
     force_field: Annotated[
         list[str], typer.Option("--force-field", "--ff", help="OpenMM force-field XML; repeat for several.")

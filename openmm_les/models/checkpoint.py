@@ -34,6 +34,8 @@ FORMAT = "openmm-les"
 FORMAT_VERSION = 1
 UNITS = {"length": "angstrom", "energy": "eV", "charge": "e"}
 PRETRAINED = Path(__file__).parent / "pretrained"
+DEFAULT_MODEL = "peptide-gfn2-small"
+"""Shipped model that commands take where none is named."""
 WEIGHTS = "model.safetensors"
 CARD = "CARD.md"
 

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from openmm_les.analysis.dipoles import DipoleSeries
+from openmm_les.cli.analyze_inputs import results_folder
 from openmm_les.models.checkpoint import save_model
 from openmm_les.records import read_record
 from tests.analysis.systems import BOX, places_of, topology_of, trajectory_of
@@ -167,3 +168,19 @@ def test_bad_input_ends_in_one_line(files, tmp_path, openmm_les):
 def test_progress_is_for_terminals(files, tmp_path, openmm_les):
     done = openmm_les("analyze", "rdf", files / "cell.h5", "-o", tmp_path / "out", "--stop", 10)
     assert done.stderr == ""
+
+
+def test_results_appear_whole_or_not_at_all(tmp_path):
+    chosen = tmp_path / "there"
+    with pytest.raises(RuntimeError, match="midway"), results_folder(chosen, "charges") as folder:
+        (folder / "half.csv").write_text("1")
+        raise RuntimeError("midway")
+    assert list(tmp_path.iterdir()) == []
+    chosen.mkdir()  # empty is as good as new
+    with results_folder(chosen, "charges") as folder:
+        (folder / "whole.csv").write_text("1")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (chosen / "whole.csv").read_text() == "1"
+    with pytest.raises(FileExistsError, match="not empty"), results_folder(chosen, "charges"):
+        pass
+    assert (chosen / "whole.csv").exists()
