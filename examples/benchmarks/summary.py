@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,22 @@ def embedding_box_size(result: dict[str, Any]) -> Rows:
     return [(what, slopes)]
 
 
+def literature(data: str, result: dict[str, Any]) -> Rows:
+    """The built-in model on data of the LES papers, beside the best published model there."""
+    errors, settings = result["errors"], result["model"]
+    title, best = next(iter(result["published"].items()))
+
+    def words(row: dict[str, float]) -> str:
+        text = f"{row['force_mae_mev_per_angstrom']:.1f} meV/Å, {row['energy_mae_mev_per_atom']:.2f} meV/atom"
+        if "born_charge_r_squared" in row:
+            text += f", Born charges r² {row['born_charge_r_squared']:.3f}"
+        return text
+
+    kind = "short range only" if settings["short_range_only"] else f"charge gain {settings['charge_gain']:g}"
+    what = f"LES papers' {data}, built-in model, {settings['minutes']:g} min on one core, {kind}"
+    return [(f"{what}, seed {settings['seed']}", f"{words(errors)}; {title} {words(best)}")]
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
     "peptide-gfn2-small-probes": shipped_model,
@@ -158,6 +175,11 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "embedding_nve": embedding_nve,
     "embedding_time": embedding_time,
     "embedding_box_size": embedding_box_size,
+    "dipeptides-seed0": partial(literature, "dipeptides"),
+    "dipeptides-seed1": partial(literature, "dipeptides"),
+    "dipeptides-late-charges-seed0": partial(literature, "dipeptides"),
+    "dipeptides-short-range-only-seed0": partial(literature, "dipeptides"),
+    "water-seed0": partial(literature, "water"),
 }
 
 
