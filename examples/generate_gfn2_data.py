@@ -71,13 +71,14 @@ def g2_molecules() -> Iterator[Subject]:
             yield Subject(f"g2-{name}", "small_molecule_md", partial(g2_molecule, name))
 
 
-def capped_amino_acid(letter: str) -> tuple[app.Topology, np.ndarray]:
-    """ACE-X-NME with all hydrogens, roughly relaxed by Amber; positions [n, 3] in Å.
+def capped_peptide(sequence: str) -> tuple[app.Topology, np.ndarray]:
+    """ACE-X…-NME with all hydrogens, roughly relaxed by Amber; positions [n, 3] in Å.
 
-    It is cut from Gly-X-Gly: a glycine's CA, C and O make the acetyl cap, N and CA the other.
+    It is cut from Gly-X…-Gly: a glycine's CA, C and O make the acetyl cap, N and CA the other.
     """
-    structure = PeptideBuilder.make_structure(f"G{letter}G", [-120.0] * 3, [130.0] * 3)
-    first, _, last = structure.get_residues()
+    turns = len(sequence) + 2
+    structure = PeptideBuilder.make_structure(f"G{sequence}G", [-120.0] * turns, [130.0] * turns)
+    first, *_, last = structure.get_residues()
     for residue, kept in ((first, ("CA", "C", "O")), (last, ("N", "CA"))):
         for atom in list(residue):
             if atom.id not in kept:
@@ -104,8 +105,8 @@ def capped_amino_acid(letter: str) -> tuple[app.Topology, np.ndarray]:
 
 
 def peptide_atoms(letter: str) -> Atoms:
-    """`capped_amino_acid` for ase."""
-    topology, positions = capped_amino_acid(letter)
+    """`capped_peptide` of one amino acid, for ase."""
+    topology, positions = capped_peptide(letter)
     return Atoms([atom.element.symbol for atom in topology.atoms()], positions=positions)
 
 

@@ -26,7 +26,7 @@ from openmm_les.analysis.plots import figure_to
 from openmm_les.units import OPENMM_COULOMB_CONSTANT
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from generate_gfn2_data import capped_amino_acid
+from generate_gfn2_data import capped_peptide
 
 CUBIC_LATTICE = 2.837297
 EDGES = (5.0, 6.0, 7.0, 8.5, 10.0, 12.0, 15.0)  # nm
@@ -35,7 +35,7 @@ REACH = 0.6  # nm, waters with an atom so close to the ligand belong to the drop
 
 def droplet() -> tuple[app.Modeller, app.ForceField, int]:
     """The ligand with waters around it, relaxed by the force field; its number of atoms."""
-    topology, positions = capped_amino_acid("K")
+    topology, positions = capped_peptide("K")
     field = app.ForceField("amber14-all.xml", "amber14/tip3p.xml")
     modeller = app.Modeller(topology, 0.1 * positions * unit.nanometer)
     modeller.addSolvent(field, padding=0.9 * unit.nanometer, neutralize=False)
