@@ -8,7 +8,12 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from openmm_les.electrostatics.isolated import safe_distances, self_energy, smeared_kernel
+from openmm_les.electrostatics.isolated import (
+    safe_distances,
+    self_energy,
+    self_hardness,
+    smeared_kernel,
+)
 from openmm_les.neighbors import perpendicular_widths
 
 
@@ -58,6 +63,71 @@ def splitting(cell: Tensor, smearing: float, tolerance: float) -> float:
     return alpha if alpha < 1.0 / (math.sqrt(2.0) * smearing) else 0.0
 
 
+def wave_factors(
+    cell: Tensor,
+    smearing: float,
+    coulomb_constant: float,
+    k_cutoff: Optional[float],
+    tolerance: float,
+    alpha: Optional[float],
+) -> Tuple[float, float, Tensor, Tensor]:
+    """What the reciprocal sum runs over; arguments as in `ewald_sum`.
+
+    Returns
+    -------
+    split : 1/Å, α of the pairs beside it; 0 = none
+    width2 : Å², square of the width of the Gaussians it runs over
+    waves : [n_k, 3], 1/Å, of `wave_vectors`
+    factors : [n_k], eV/e²; its potential is ``2 Σ_k factor Σ_j q_j cos(k·(r_i - r_j))``
+    """
+    # Chosen once per cell; where a sharp cut is part of the model nothing may be split off.
+    split = 0.0
+    if k_cutoff is None:
+        split = alpha if alpha is not None else splitting(cell, smearing, tolerance)
+    width2 = smearing * smearing  # exp(-width2 k²/2)
+    if split > 0.0:
+        width2 = 0.5 / (split * split)
+    largest = math.sqrt(2.0 * math.log(1.0 / tolerance) / width2)
+    if k_cutoff is not None:
+        largest = k_cutoff
+    volume = torch.abs(torch.linalg.det(cell))
+    waves = wave_vectors(cell, largest)  # [n_k, 3]
+    squares = (waves * waves).sum(-1)
+    # 2π ke/V over the full sphere; the half sphere counts twice.
+    factors = (4.0 * math.pi * coulomb_constant) / volume * torch.exp(-0.5 * width2 * squares) / squares
+    return split, width2, waves, factors
+
+
+def split_background(split: float, smearing: float, coulomb_constant: float) -> float:
+    """What splitting changes in the potential of a unit charge, times the volume: eV Å³/e.
+
+    Gaussians of both widths leave out k = 0; the difference of their limits is constant.
+    """
+    return math.pi * coulomb_constant * (1.0 / (split * split) - 2.0 * smearing * smearing)
+
+
+def split_kernel(
+    positions: Tensor, cell: Tensor, smearing: float, alpha: float
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Pair kernel beside the reciprocal sum, between nearest images.
+
+    Returns
+    -------
+    kernel : [n_atoms, n_atoms], 1/Å, zero on the diagonal
+    slope : the same, ``kernel'(r) / r``, 1/Å³
+    vectors : [n_atoms, n_atoms, 3], Å, from the second atom to the first
+    """
+    vectors = positions.unsqueeze(1) - positions.unsqueeze(0)
+    with torch.no_grad():
+        shifts = torch.round(vectors @ torch.linalg.inv(cell))
+    vectors = vectors - shifts @ cell
+    distances = safe_distances(vectors)
+    others = 1.0 - torch.eye(positions.shape[0], dtype=positions.dtype, device=positions.device)
+    near, near_slope = smeared_kernel(distances, math.sqrt(2.0) * smearing)
+    far, far_slope = smeared_kernel(distances, 1.0 / alpha)
+    return (near - far) * others, (near_slope - far_slope) * others, vectors
+
+
 def ewald_sum(
     positions: Tensor,
     charges: Tensor,
@@ -95,34 +165,18 @@ def ewald_sum(
     Cheng, npj Comput. Mater. 11, 80 (2025). With splitting (α < 1/(√2 σ)) the reciprocal sum
     runs over Gaussians of width 1/α and the pair kernel [erf(r/√2σ) - erf(αr)]/r adds the rest.
     """
-    # Chosen once per cell; where a sharp cut is part of the model nothing may be split off.
-    split = 0.0
-    if k_cutoff is None:
-        split = alpha if alpha is not None else splitting(cell, smearing, tolerance)
-    width2 = smearing * smearing  # exp(-width2 k²/2)
-    if split > 0.0:
-        width2 = 0.5 / (split * split)
-    largest = math.sqrt(2.0 * math.log(1.0 / tolerance) / width2)
-    if k_cutoff is not None:
-        largest = k_cutoff
+    split, width2, waves, factors = wave_factors(cell, smearing, coulomb_constant, k_cutoff, tolerance, alpha)
     volume = torch.abs(torch.linalg.det(cell))
-    waves = wave_vectors(cell, largest)  # [n_k, 3]
-    squares = (waves * waves).sum(-1)
-    # 2π ke/V over the full sphere; the half sphere counts twice.
-    factors = (4.0 * math.pi * coulomb_constant) / volume * torch.exp(-0.5 * width2 * squares) / squares
     phases = positions @ waves.t()  # [n_atoms, n_k]
     cosines, sines = torch.cos(phases), torch.sin(phases)
     real, imaginary = charges @ cosines, charges @ sines  # [n_k]
     potential = 2.0 * (cosines @ (factors * real) + sines @ (factors * imaginary))
     field = cosines * (factors * imaginary) - sines * (factors * real)  # [n_atoms, n_k]
     gradient = 2.0 * charges.unsqueeze(1) * (field @ waves)
-    potential = potential - charges * (
-        2.0 * coulomb_constant / (math.sqrt(2.0 * math.pi) * math.sqrt(width2))
-    )
+    potential = potential - charges * self_hardness(math.sqrt(width2), coulomb_constant)
     if split > 0.0:
         pair_potential, pair_gradient = _split_pairs(positions, charges, cell, smearing, split)
-        # Gaussians of both widths leave out k = 0; the difference of their limits is constant.
-        background = math.pi * coulomb_constant * (1.0 / (split * split) - 2.0 * smearing * smearing)
+        background = split_background(split, smearing, coulomb_constant)
         potential = potential + coulomb_constant * pair_potential - background * charges.sum() / volume
         gradient = gradient + coulomb_constant * pair_gradient
     return 0.5 * (charges * potential).sum(), potential, gradient
@@ -132,17 +186,9 @@ def _split_pairs(
     positions: Tensor, charges: Tensor, cell: Tensor, smearing: float, alpha: float
 ) -> Tuple[Tensor, Tensor]:
     """Nearest-image part of the split sum without the Coulomb constant: potential, gradient."""
-    vectors = positions.unsqueeze(1) - positions.unsqueeze(0)
-    with torch.no_grad():
-        shifts = torch.round(vectors @ torch.linalg.inv(cell))
-    vectors = vectors - shifts @ cell
-    distances = safe_distances(vectors)
-    others = 1.0 - torch.eye(positions.shape[0], dtype=positions.dtype, device=positions.device)
-    near, near_slope = smeared_kernel(distances, math.sqrt(2.0) * smearing)
-    far, far_slope = smeared_kernel(distances, 1.0 / alpha)
-    potential = ((near - far) * others) @ charges
-    weights = (near_slope - far_slope) * others * charges.unsqueeze(0)
-    return potential, charges.unsqueeze(1) * (weights.unsqueeze(-1) * vectors).sum(1)
+    kernel, slope, vectors = split_kernel(positions, cell, smearing, alpha)
+    weights = slope * charges.unsqueeze(0)
+    return kernel @ charges, charges.unsqueeze(1) * (weights.unsqueeze(-1) * vectors).sum(1)
 
 
 def ewald_energy(
@@ -159,4 +205,13 @@ def ewald_energy(
     return energy
 
 
-__all__ = ["ewald_energy", "ewald_sum", "self_energy", "splitting", "wave_vectors"]
+__all__ = [
+    "ewald_energy",
+    "ewald_sum",
+    "self_energy",
+    "split_background",
+    "split_kernel",
+    "splitting",
+    "wave_factors",
+    "wave_vectors",
+]

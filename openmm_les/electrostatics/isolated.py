@@ -34,7 +34,12 @@ def safe_distances(vectors: Tensor) -> Tensor:
 
 def self_energy(charges: Tensor, smearing: float, coulomb_constant: float) -> Tensor:
     r"""Interaction of each Gaussian with itself, ``ke Σ q² / (√(2π) σ)``, energy."""
-    return (charges * charges).sum() * (coulomb_constant / (math.sqrt(2.0 * math.pi) * smearing))
+    return 0.5 * self_hardness(smearing, coulomb_constant) * (charges * charges).sum()
+
+
+def self_hardness(smearing: float, coulomb_constant: float) -> float:
+    r"""Second derivative of `self_energy` over a charge, ``2 ke / (√(2π) σ)``, eV/e²."""
+    return 2.0 * coulomb_constant / (math.sqrt(2.0 * math.pi) * smearing)
 
 
 def isolated_energy(positions: Tensor, charges: Tensor, smearing: float, coulomb_constant: float) -> Tensor:

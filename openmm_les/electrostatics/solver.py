@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics.ewald import ewald_sum, splitting
-from openmm_les.electrostatics.isolated import isolated_sum, self_energy
+from openmm_les.electrostatics.isolated import isolated_sum, self_energy, self_hardness
+from openmm_les.electrostatics.matrix import coulomb_matrix
 from openmm_les.electrostatics.pme import ParticleMesh
 
 METHODS = ("auto", "isolated", "ewald", "pme")
@@ -84,7 +85,7 @@ class LatentCoulomb(nn.Module):
             energy, potential, gradient = isolated_sum(
                 positions, charges, self.smearing, self.coulomb_constant
             )
-        elif self.method == "pme" or (self.method == "auto" and self.mesh_is_faster(charges.shape[0], cell)):
+        elif self.takes_mesh(charges.shape[0], cell):
             energy, potential, gradient = self.mesh(positions, charges, cell)
         else:
             energy, potential, gradient = ewald_sum(
@@ -98,10 +99,28 @@ class LatentCoulomb(nn.Module):
             )
         if self.self_interaction:
             energy = energy + self_energy(charges, self.smearing, self.coulomb_constant)
-            potential = potential + charges * (
-                2.0 * self.coulomb_constant / (math.sqrt(2.0 * math.pi) * self.smearing)
-            )
+            potential = potential + charges * self_hardness(self.smearing, self.coulomb_constant)
         return energy, potential, gradient
+
+    def matrix(self, positions: Tensor, cell: Optional[Tensor]) -> Tensor:
+        """Second derivatives of the energy over the charges, [n_atoms, n_atoms] in eV/e²; differentiable.
+
+        Arguments and errors as in `forward`. The exact sum, also where that takes a mesh.
+        """
+        self.check_method(cell)
+        matrix = coulomb_matrix(
+            positions, cell, self.smearing, self.coulomb_constant, self.k_cutoff, self.exact_tolerance
+        )
+        if self.self_interaction:
+            ones = torch.ones_like(positions[:, 0])
+            matrix = matrix + torch.diag(self_hardness(self.smearing, self.coulomb_constant) * ones)
+        return matrix
+
+    def takes_mesh(self, n_atoms: int, cell: Optional[Tensor]) -> bool:
+        """Whether the method, or "auto" for so many atoms in this cell, is the mesh."""
+        if cell is None:
+            return False
+        return self.method == "pme" or (self.method == "auto" and self.mesh_is_faster(n_atoms, cell))
 
     def check_method(self, cell: Optional[Tensor]) -> None:
         """Raise ValueError where the method needs a cell and there is none, or the other way round."""

@@ -103,7 +103,7 @@ def create_mixed_system(
         warnings.warn("`ml_atoms` is empty: all of the system stays with its force field", stacklevel=2)
         return copy.deepcopy(mm_system)
     region = find_region(topology, mm_system, ml_atoms, model, total_charge)
-    if embedding == "electrostatic" and isinstance(model.charge_head, NoCharges):
+    if embedding == "electrostatic" and isinstance(model.charge_module(), NoCharges):
         raise EmbeddingError(
             "the model has no latent charges to meet the MM charges with; use embedding='mechanical', or "
             "give it charges (openmm_les.models.add_latent_charges)"

@@ -26,6 +26,7 @@ from openmm_les.exceptions import CheckpointError, LicenseWarning
 from openmm_les.models.adapters.convert import convert_mace, make_converged
 from openmm_les.models.adapters.mace import MACEBackbone, MACEChargeHead
 from openmm_les.models.domain import FeatureDomain
+from openmm_les.models.equilibration import ChargeEquilibration
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
@@ -46,7 +47,7 @@ CHARGE_HEADS: Dict[str, type] = {
     "NoCharges": NoCharges,
 }
 ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
-SOURCES: Dict[str, type] = {}
+SOURCES: Dict[str, type] = {"ChargeEquilibration": ChargeEquilibration}
 _RESTRICTED = re.compile(r"\bNC\b|non-?commercial|academic", re.IGNORECASE)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -205,9 +206,8 @@ def model_card(name: str) -> str:
     description = read_description(name)
     metadata = dict(description["metadata"])
     metadata["elements"] = " ".join(symbol(z) for z in description["elements"])
-    metadata["parts"] = ", ".join(
-        description[p]["type"] for p in ("backbone", "charge_head", "electrostatics")
-    )
+    parts = [description.get(p) for p in ("backbone", "charge_head", "sources", "electrostatics")]
+    metadata["parts"] = ", ".join(part["type"] for part in parts if part)
     lines = [f"# {metadata.pop('name', Path(name).stem)}", ""]
     for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

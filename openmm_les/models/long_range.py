@@ -24,9 +24,10 @@ class LongRange(NamedTuple):
     external: Optional[External])``.
 
     Modules have the attribute ``responds`` (bool: charges or dipoles follow an external potential,
-    which then must be given before), the method ``moments(atoms, graph)`` for charges and dipoles
-    without an external potential (differentiable), and ``config()`` for checkpoints: the arguments of
-    the constructor except ``electrostatics``, the model's own Coulomb sum, which it is given.
+    which then must be given before, and make the energy least: forces are those at fixed charges), the
+    method ``moments(atoms, graph)`` for physical charges and dipoles without an external potential
+    (differentiable where gradients are recorded), and ``config()`` for checkpoints: the arguments of the
+    constructor except ``electrostatics``, the model's own Coulomb sum, which it is given.
     """
 
     energies: Tensor

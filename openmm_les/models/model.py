@@ -91,8 +91,6 @@ class LESModel(nn.Module):
         sources: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
-        if sources is not None and charge_scale != 1.0:
-            raise ValueError(f"`sources` give physical charges: `charge_scale` must be 1, got {charge_scale}")
         if not (charge_scale != 0.0 and math.isfinite(charge_scale)):
             raise ValueError(f"`charge_scale` must be finite and not zero, got {charge_scale}")
         self.charge_scale = float(charge_scale)
@@ -100,8 +98,7 @@ class LESModel(nn.Module):
         self.charge_head = charge_head
         self.electrostatics = electrostatics
         self.domain = domain
-        self.sources = sources
-        self.responds = bool(getattr(sources, "responds", False))
+        self.set_sources(sources)
         self.elements = elements
         self.cutoff = float(cast(float, backbone.cutoff))
         # Not annotated in place: torch.jit.script warns of that.
@@ -136,10 +133,11 @@ class LESModel(nn.Module):
         """Energies and charges, differentiable in positions and cells.
 
         With ``differentiable=False`` the long-range energy and its gradients are constants (the
-        short-range energy and the charges are not). Forces are then those of
-        ``energy_short_range + response``, less ``gradients``: what a simulation needs, without
-        autograd's record of the Coulomb sum. ``external`` is for a model that ``responds``; its energy
-        is the caller's to add.
+        short-range energy and the charges are not, except charges that `sources` find as a minimum).
+        Forces are then those of ``energy_short_range + response``, less ``gradients``: what a simulation
+        needs, without autograd's record of the Coulomb sum. ``external`` is for a model that ``responds``;
+        its energy is the caller's to add: as a function of ``external`` too, ``response`` and
+        ``gradients`` are those of both together.
         """
         atoms = self.backbone(graph)
         configurations = configuration_index(graph.offsets)
@@ -207,8 +205,10 @@ class LESModel(nn.Module):
         Among themselves latent charges may have either sign, a factor such as 1/√ε∞ and a net charge
         that no molecule has. ``charge_scale`` takes out the first two, an even shift of each
         molecule's atoms the last. For a model that conserves charge, at scale 1, these are the
-        latent charges.
+        latent charges, and for one with `sources` they are as those say.
         """
+        if self.sources is not None:
+            return latent_charges
         charges = self.charge_scale * latent_charges
         return conserve_charge(charges, torch.ones_like(charges), graph.molecules, graph.molecule_charges)
 
@@ -223,6 +223,27 @@ class LESModel(nn.Module):
         if domain is not None:
             return domain(features, graph.numbers)
         return torch.full_like(features[:, 0], math.nan)
+
+    @torch.jit.unused
+    def charge_module(self) -> nn.Module:
+        """What decides the charges and learns them: `sources`, or else the charge head."""
+        return self.charge_head if self.sources is None else self.sources
+
+    @torch.jit.unused
+    def set_sources(self, sources: Optional[nn.Module]) -> None:
+        """Put another module (or none: the charge head) in the place `sources`.
+
+        Raises
+        ------
+        ValueError
+            The model's charges have a scale, which those of sources must not.
+        """
+        if sources is not None and self.charge_scale != 1.0:
+            raise ValueError(
+                f"`sources` give physical charges: `charge_scale` must be 1, got {self.charge_scale}"
+            )
+        self.sources = sources
+        self.responds = bool(getattr(sources, "responds", False))
 
     @torch.jit.unused
     def check_elements(self, numbers: Union[Sequence[int], np.ndarray]) -> None:

@@ -84,7 +84,7 @@ def evaluate_model(
     spread = results["charge_spread_neutral"].get("all", np.inf)
     results["warnings"] = (
         [f"std(q) of neutral configurations is {spread:.3f} e: the Coulomb term is as good as off"]
-        if spread < SMALL_CHARGES and not isinstance(les_model.charge_head, NoCharges)
+        if spread < SMALL_CHARGES and not isinstance(les_model.charge_module(), NoCharges)
         else []
     )
     return results

@@ -132,7 +132,7 @@ class LESTraining(pl.LightningModule):
                 self.trainer.global_step, progress, s.warm_up
             )
         # A trained head goes on from the first step.
-        self.model.charge_head.requires_grad_(bool(s.init) or progress >= s.charge_start)
+        self.model.charge_module().requires_grad_(bool(s.init) or progress >= s.charge_start)
         outputs = predict_batch(
             self.model, batch, train=True, stress=s.stress, dipole=s.dipoles, born_charges=s.born_charges
         )

@@ -90,6 +90,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
         initial = trained_model(copy if copy.is_file() else settings.init, elements, dtype)
         if settings.short_range_only:
             initial.charge_head = NoCharges()
+            initial.set_sources(None)
     cutoff = settings.cutoff if initial is None else initial.cutoff
     with console.status("finding neighbours"):
         train_graphs = GraphData(train_set, cutoff, dtype=dtype)

@@ -90,6 +90,8 @@ def make_converged(model: LESModel) -> None:
         return
     before = _on_probe(model)
     model.electrostatics = LatentCoulomb(**{**sharp.config(), "k_cutoff": None})
+    if model.sources is not None:
+        model.sources.electrostatics = model.electrostatics
     after = _on_probe(model)
     record = {**model.metadata.get("electrostatics", {}), "sum": "converged", "was_cut_at": sharp.k_cutoff}
     if before is not None and after is not None:
