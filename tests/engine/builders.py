@@ -9,8 +9,9 @@ from openmm import app, unit
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine.routes import available_routes
+from openmm_les.models.equilibration import ChargeEquilibration
 from openmm_les.models.equivariant import EquivariantBackbone
-from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
 from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, WATER, WATER_NUMBERS
 
@@ -39,6 +40,25 @@ def quiet_model(seed: int = 0, **settings) -> LESModel:
     references = [-13.0, -1000.0, -1400.0, -2000.0, -150.0, -12000.0]
     # So tight that every sum is the exact one: a mesh would make its error depend on the origin.
     return LESModel(backbone, head, LatentCoulomb(tolerance=1e-8), ELEMENTS, references).double()
+
+
+def equilibrating_model(seed: int = 0, **settings) -> LESModel:
+    """`quiet_model` with charges that equilibrate, and follow their surroundings from the start."""
+    model = quiet_model(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        sources = ChargeEquilibration(
+            ELEMENTS, model.backbone.n_features, electrostatics=model.electrostatics, **settings
+        )
+        torch.nn.init.normal_(sources.output.weight, std=0.3)
+    return LESModel(
+        model.backbone,
+        NoCharges(),
+        model.electrostatics,
+        ELEMENTS,
+        model.reference_energies[torch.tensor(ELEMENTS)].tolist(),
+        sources=sources.double(),
+    )
 
 
 def water_and_formamide() -> tuple[np.ndarray, list[int], list[int]]:
