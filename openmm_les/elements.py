@@ -16,12 +16,21 @@ PAULING_ELECTRONEGATIVITY = {
 }  # fmt: skip
 
 
+# Static dipole polarizabilities of free atoms, Å³ (P. Schwerdtfeger and J. K. Nagle, Mol. Phys. 117,
+# 1200 (2019), in bohr³ there), of the elements of organic molecules.
+FREE_ATOM_POLARIZABILITY = {
+    1: 0.667, 5: 3.04, 6: 1.67, 7: 1.10, 8: 0.785, 9: 0.554, 14: 5.53, 15: 3.70, 16: 2.87, 17: 2.16,
+    34: 4.28, 35: 3.11, 53: 4.88,
+}  # fmt: skip
+
+
 def symbol(number: int) -> str:
     """Symbol of an atomic number, or ``Z=…`` where there is none."""
     return chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"Z={number}"
 
 
 __all__ = [
+    "FREE_ATOM_POLARIZABILITY",
     "PAULING_ELECTRONEGATIVITY",
     "atomic_numbers",
     "chemical_symbols",

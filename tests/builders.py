@@ -11,8 +11,9 @@ from torch import Tensor
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.graph import Graph
 from openmm_les.models.equivariant import EquivariantBackbone
-from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
+from openmm_les.models.multipole_sources import MultipoleSources
 from openmm_les.neighbors import all_pairs
 
 ELEMENTS = [1, 6, 7, 8, 17]
@@ -123,3 +124,32 @@ def small_model(
         head = head.to(dtype)
     solver = LatentCoulomb() if electrostatics is None else electrostatics
     return LESModel(backbone, head, solver, ELEMENTS, reference_energies, charge_scale)
+
+
+def multipole_model(
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    electrostatics: LatentCoulomb | None = None,
+    elements: Sequence[int] = ELEMENTS,
+    n_layers: int = 2,
+    **arguments,
+) -> LESModel:
+    """Untrained `LESModel` with `MultipoleSources` of ``arguments`` whose moments are of real sizes."""
+    sources_settings = {"dipoles": True, **arguments}
+    wanted = sources_settings.get("quadrupoles") or sources_settings.get("polarizability") == "tensor"
+    settings = {"n_channels": 6, "n_message": 3, "n_radial": 5, "n_basis": 4, "n_layers": n_layers}
+    solver = LatentCoulomb() if electrostatics is None else electrostatics
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = EquivariantBackbone(list(elements), **settings, equivariants=2 if wanted else 1)
+        sources = MultipoleSources(
+            list(elements),
+            backbone.n_features,
+            backbone.n_equivariants,
+            electrostatics=solver,
+            **sources_settings,
+        )
+        for name, parameter in sources.named_parameters():
+            if "gates" in name or "output" in name or "change" in name:  # silent at the start
+                torch.nn.init.normal_(parameter, std=0.5)
+    return LESModel(backbone, NoCharges(), solver, list(elements), sources=sources).to(dtype)

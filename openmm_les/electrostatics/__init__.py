@@ -4,6 +4,7 @@ from openmm_les.electrostatics.coupling import ChargeCoupling
 from openmm_les.electrostatics.dipole_mesh import DipoleMesh
 from openmm_les.electrostatics.ewald import ewald_energy, ewald_sum
 from openmm_les.electrostatics.images import image_sum
+from openmm_les.electrostatics.induction import PolarizableMultipoles, polarizability_bound
 from openmm_les.electrostatics.isolated import isolated_energy, isolated_sum
 from openmm_les.electrostatics.latent import latent_ewald
 from openmm_les.electrostatics.multipole_solver import LatentMultipoles
@@ -22,6 +23,7 @@ __all__ = [
     "LatentMultipoles",
     "MultipoleSum",
     "ParticleMesh",
+    "PolarizableMultipoles",
     "ewald_energy",
     "ewald_multipole_sum",
     "ewald_sum",
@@ -30,5 +32,6 @@ __all__ = [
     "isolated_multipole_sum",
     "isolated_sum",
     "latent_ewald",
+    "polarizability_bound",
     "pme_sum",
 ]

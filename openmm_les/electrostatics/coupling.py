@@ -1,4 +1,4 @@
-"""Coulomb energy between two sets of charges: Gaussians of a model, and points around them."""
+"""Coulomb energy between two sets: Gaussian charges and dipoles of a model, points around them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.electrostatics.influence import influence_function
 from openmm_les.electrostatics.isolated import safe_distances, smeared_kernel
 from openmm_les.electrostatics.mesh import gather, mesh_positions, spread
+from openmm_les.electrostatics.multipole_pairs import smeared_derivatives
 from openmm_les.electrostatics.tuning import mesh_sizes, tune_mesh
 
 
@@ -24,11 +25,13 @@ class Coupling(NamedTuple):
     potential: Tensor
     """[n_gaussians], eV/e, dE/dq of the Gaussians"""
     gradient: Tensor
-    """[n_gaussians, 3], eV/Å, dE/dr of the Gaussians at fixed charges"""
+    """[n_gaussians, 3], eV/Å, dE/dr of the Gaussians at fixed charges and dipoles"""
     point_gradient: Tensor
     """[n_points, 3], eV/Å, dE/dr of the points"""
     closest: Tensor
     """scalar, Å, least distance of a watched point to a Gaussian; infinite where none is in reach"""
+    field: Tensor
+    """[n_gaussians, 3], eV/(e Å), -dE/du of the Gaussians' dipoles, whether they have some or not"""
 
 
 def coupling_mesh(
@@ -40,7 +43,8 @@ def coupling_mesh(
     mesh: List[int],
     table: Tensor,
     influence: Tensor,
-) -> Tuple[Tensor, Tensor, Tensor]:
+    dipoles: Optional[Tensor] = None,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Interaction of two charge sets over one mesh, k = 0 left out.
 
     Parameters
@@ -51,14 +55,16 @@ def coupling_mesh(
     point_charges : [n_points], e, of the mesh's dtype
     cell : [3, 3], Å, double
     mesh : points along each cell vector
-    table : of `spline_table` with one derivative, in the mesh's dtype
+    table : of `spline_table` with one derivative, with two where there are dipoles, in the mesh's dtype
     influence : of `influence_function`, in the mesh's dtype; even, so that action equals reaction
+    dipoles : [n_gaussians, 3], e·Å, of the mesh's dtype; None = none
 
     Returns
     -------
     potential : [n_gaussians], eV/e
     gradient : [n_gaussians, 3], eV/Å
     point_gradient : [n_points, 3], eV/Å
+    slope : [n_gaussians, 3], eV/(e Å), gradient of the potential
 
     Notes
     -----
@@ -68,23 +74,32 @@ def coupling_mesh(
     inverse = torch.linalg.inv(cell)
     to_mesh = (inverse * torch.tensor(mesh, dtype=cell.dtype, device=cell.device)).to(charges.dtype)
     bases, t = mesh_positions(gaussians, inverse, mesh)
-    weights = spline_weights(t.to(charges.dtype), table)
+    once = table[: 2 * table.shape[1]]
+    weights = spline_weights(t.to(charges.dtype), once if dipoles is None else table)
+    moments: Optional[Tensor] = None
+    if dipoles is not None:
+        moments = (dipoles @ to_mesh).t()
     point_bases, point_t = mesh_positions(points, inverse, mesh)
-    point_weights = spline_weights(point_t.to(charges.dtype), table)
+    point_weights = spline_weights(point_t.to(charges.dtype), once)
     waves = torch.fft.rfftn(spread(point_bases, point_weights, point_charges, None, mesh))
     rows = gather(torch.fft.irfftn(waves.mul_(influence), mesh, norm="forward"), bases, weights)
-    waves = torch.fft.rfftn(spread(bases, weights, charges, None, mesh))
+    waves = torch.fft.rfftn(spread(bases, weights, charges, moments, mesh))
     potential = torch.fft.irfftn(waves.mul_(influence), mesh, norm="forward")
     point_rows = gather(potential, point_bases, point_weights)
-    gradient = charges.unsqueeze(1) * (rows[1:4].t() @ to_mesh.t())
+    slope = rows[1:4].t() @ to_mesh.t()
+    gradient = charges.unsqueeze(1) * slope
+    if moments is not None:
+        second = rows[[4, 5, 6, 5, 7, 8, 6, 8, 9]].view(3, 3, -1)
+        gradient = gradient + (second * moments).sum(1).t() @ to_mesh.t()
     point_gradient = point_charges.unsqueeze(1) * (point_rows[1:4].t() @ to_mesh.t())
-    return rows[0], gradient, point_gradient
+    return rows[0], gradient, point_gradient, slope
 
 
 class ChargeCoupling(nn.Module):
     r"""``Σ_ij q_i Q_j erf(r_ij/w)/r_ij`` between Gaussians q and points Q, with all periodic images.
 
-    In a cell: pairs ``[erf(r/w) - erf(αr)]/r`` up to a cutoff, ``erf(αr)/r`` on a mesh, and
+    Dipoles u of the Gaussians add ``Σ_i u_i·∇`` of the same potential. In a cell: pairs
+    ``[erf(r/w) - erf(αr)]/r`` up to a cutoff, ``erf(αr)/r`` on a mesh, and
     ``-(π ke/V)(1/α² - σ²) Σq ΣQ``: like the model's own sum this one leaves k = 0 out. Without a
     cell: all pairs. No derivative is recorded; what is returned is constant to autograd.
 
@@ -150,7 +165,7 @@ class ChargeCoupling(nn.Module):
                 f"{tolerance:g}: it must exceed {self.width * math.sqrt(math.log(1.0 / tolerance)):.3g}"
             )
         self.order, self.spacing = tune_mesh(tolerance, 1.0 / (math.sqrt(2.0) * self.alpha))
-        self.register_buffer("table", spline_table(self.order, 1).to(dtype), persistent=False)
+        self.register_buffer("table", spline_table(self.order, 2).to(dtype), persistent=False)
         pairs = torch.tensor([list(pair) for pair in excluded], dtype=torch.int64).view(-1, 2)
         self.register_buffer("excluded", pairs)
         shares = torch.tensor(list(excluded_shares), dtype=torch.float64)
@@ -168,6 +183,7 @@ class ChargeCoupling(nn.Module):
         points: Tensor,
         point_charges: Tensor,
         cell: Optional[Tensor],
+        dipoles: Optional[Tensor] = None,
     ) -> Coupling:
         """Energy and derivatives.
 
@@ -178,13 +194,18 @@ class ChargeCoupling(nn.Module):
         points : [n_points, 3], Å, double, wrapped or not
         point_charges : [n_points], e
         cell : [3, 3], Å, double, rows are vectors, at least twice the cutoff wide; None = isolated
+        dipoles : [n_gaussians, 3], e·Å, of the Gaussians; None = none
         """
         with torch.no_grad():
             q, sources = charges.to(self.dtype), point_charges.to(self.dtype)
+            u: Optional[Tensor] = None
+            if dipoles is not None:
+                u = dipoles.to(self.dtype)
             device = gaussians.device
             totals = [
                 torch.zeros(q.shape, dtype=torch.float64, device=device),  # potential
-                torch.zeros(gaussians.shape, dtype=torch.float64, device=device),
+                torch.zeros(gaussians.shape, dtype=torch.float64, device=device),  # its gradient
+                torch.zeros(gaussians.shape, dtype=torch.float64, device=device),  # the energy's
                 torch.zeros(points.shape, dtype=torch.float64, device=device),
             ]
             marks = torch.zeros(points.shape[0], dtype=torch.bool, device=device)
@@ -192,21 +213,25 @@ class ChargeCoupling(nn.Module):
             closest = torch.full((), math.inf, dtype=torch.float64, device=device)
             if points.shape[0] > 0:
                 if cell is None:
-                    closest = self._add_all_pairs(gaussians, q, points, sources, marks, totals)
+                    closest = self._add_all_pairs(gaussians, q, u, points, sources, marks, totals)
                 else:
-                    closest = self._add_near_pairs(gaussians, q, points, sources, marks, cell, totals)
-                    self._add_mesh(gaussians, q, points, sources, cell, totals)
+                    closest = self._add_near_pairs(gaussians, q, u, points, sources, marks, cell, totals)
+                    self._add_mesh(gaussians, q, u, points, sources, cell, totals)
                 if self.excluded.shape[0] > 0:
-                    self._subtract_excluded(gaussians, q, points, sources, cell, totals)
+                    self._subtract_excluded(gaussians, q, u, points, sources, cell, totals)
             energy = (charges.to(torch.float64) * totals[0]).sum()
-        return Coupling(energy, totals[0], totals[1], totals[2], closest)
+            if dipoles is not None:
+                energy = energy + (dipoles.to(torch.float64) * totals[1]).sum()
+        return Coupling(energy, totals[0], totals[2], totals[3], closest, -totals[1])
 
-    # Each of these adds its part of the potential, the gradient and the points' gradient to ``totals``.
+    # Each of these adds its part of the potential, its gradient, the energy's gradient and the points'
+    # gradient to ``totals``.
 
     def _add_all_pairs(
         self,
         gaussians: Tensor,
         charges: Tensor,
+        dipoles: Optional[Tensor],
         points: Tensor,
         point_charges: Tensor,
         marks: Tensor,
@@ -223,8 +248,12 @@ class ChargeCoupling(nn.Module):
             first = torch.arange(gaussians.shape[0], device=device).repeat_interleave(chosen.shape[0])
             vectors = gaussians.index_select(0, first) - points.index_select(0, second)
             distances = safe_distances(vectors)
-            values, slopes = smeared_kernel(distances.to(self.dtype), self.width)
+            rounded = distances.to(self.dtype)
+            values, slopes = smeared_kernel(rounded, self.width)
             self._add_pairs(first, second, vectors, values, slopes, charges, point_charges, totals)
+            if dipoles is not None:
+                bends = smeared_derivatives(rounded, self.width, 2)[2]
+                self._add_dipoles(first, second, vectors, slopes, bends, dipoles, point_charges, totals)
             closest = torch.minimum(closest, _least(distances, marks[second]))
         return closest
 
@@ -232,6 +261,7 @@ class ChargeCoupling(nn.Module):
         self,
         gaussians: Tensor,
         charges: Tensor,
+        dipoles: Optional[Tensor],
         points: Tensor,
         point_charges: Tensor,
         marks: Tensor,
@@ -246,12 +276,17 @@ class ChargeCoupling(nn.Module):
         far, far_slopes = smeared_kernel(rounded, 1.0 / self.alpha)
         slopes = near_slopes - far_slopes
         self._add_pairs(first, second, vectors, near - far, slopes, charges, point_charges, totals)
+        if dipoles is not None:
+            bends = smeared_derivatives(rounded, self.width, 2)[2]
+            bends = bends - smeared_derivatives(rounded, 1.0 / self.alpha, 2)[2]
+            self._add_dipoles(first, second, vectors, slopes, bends, dipoles, point_charges, totals)
         return _least(distances, marks[second])
 
     def _subtract_excluded(
         self,
         gaussians: Tensor,
         charges: Tensor,
+        dipoles: Optional[Tensor],
         points: Tensor,
         point_charges: Tensor,
         cell: Optional[Tensor],
@@ -261,9 +296,13 @@ class ChargeCoupling(nn.Module):
         vectors = gaussians.index_select(0, first) - points.index_select(0, second)
         if cell is not None:
             vectors = vectors - torch.round(vectors @ torch.linalg.inv(cell)) @ cell
-        values, slopes = smeared_kernel(safe_distances(vectors), self.width)
+        distances = safe_distances(vectors)
+        values, slopes = smeared_kernel(distances, self.width)
         values, slopes = -self.excluded_shares * values, -self.excluded_shares * slopes
         self._add_pairs(first, second, vectors, values, slopes, charges, point_charges, totals)
+        if dipoles is not None:
+            bends = -self.excluded_shares * smeared_derivatives(distances, self.width, 2)[2]
+            self._add_dipoles(first, second, vectors, slopes, bends, dipoles, point_charges, totals)
 
     def _add_pairs(
         self,
@@ -279,15 +318,36 @@ class ChargeCoupling(nn.Module):
         """Pairs with a kernel of ``values`` and ``slopes`` as `smeared_kernel` defines them."""
         sources = self.coulomb_constant * point_charges.index_select(0, second)
         totals[0].index_add_(0, first, (values * sources).to(torch.float64))
-        weights = slopes * sources * charges.index_select(0, first)
-        pulls = weights.to(torch.float64).unsqueeze(1) * vectors
-        totals[1].index_add_(0, first, pulls)
-        totals[2].index_add_(0, second, pulls, alpha=-1.0)
+        slope = (slopes * sources).to(torch.float64).unsqueeze(1) * vectors
+        totals[1].index_add_(0, first, slope)
+        pulls = charges.index_select(0, first).to(torch.float64).unsqueeze(1) * slope
+        totals[2].index_add_(0, first, pulls)
+        totals[3].index_add_(0, second, pulls, alpha=-1.0)
+
+    def _add_dipoles(
+        self,
+        first: Tensor,
+        second: Tensor,
+        vectors: Tensor,
+        slopes: Tensor,
+        bends: Tensor,
+        dipoles: Tensor,
+        point_charges: Tensor,
+        totals: List[Tensor],
+    ) -> None:
+        """Gradient of pairs' ``u·∇φ``; ``slopes`` and ``bends`` are -f_1 and f_2 of `smeared_derivatives`."""
+        sources = (self.coulomb_constant * point_charges.index_select(0, second)).to(torch.float64)
+        moments = dipoles.index_select(0, first).to(torch.float64)
+        along = (bends.to(torch.float64) * (moments * vectors).sum(1)).unsqueeze(1) * vectors
+        pulls = sources.unsqueeze(1) * (along + slopes.to(torch.float64).unsqueeze(1) * moments)
+        totals[2].index_add_(0, first, pulls)
+        totals[3].index_add_(0, second, pulls, alpha=-1.0)
 
     def _add_mesh(
         self,
         gaussians: Tensor,
         charges: Tensor,
+        dipoles: Optional[Tensor],
         points: Tensor,
         point_charges: Tensor,
         cell: Tensor,
@@ -296,14 +356,15 @@ class ChargeCoupling(nn.Module):
         """The mesh's part and the background."""
         mesh = mesh_sizes(cell, self.spacing, self.order)
         self._store(cell, mesh)
-        potential, gradient, point_gradient = coupling_mesh(
-            gaussians, charges, points, point_charges, cell, mesh, self.table, self.influence
+        potential, gradient, point_gradient, slope = coupling_mesh(
+            gaussians, charges, points, point_charges, cell, mesh, self.table, self.influence, dipoles
         )
         volume = float(torch.abs(torch.linalg.det(cell)))
         background = math.pi * self.coulomb_constant / volume * (self.alpha**-2 - self.smearing**2)
         totals[0].add_(potential).sub_(background * float(point_charges.to(torch.float64).sum()))
-        totals[1].add_(gradient)
-        totals[2].add_(point_gradient)
+        totals[1].add_(slope)
+        totals[2].add_(gradient)
+        totals[3].add_(point_gradient)
 
     def _store(self, cell: Tensor, mesh: List[int]) -> None:
         if self.stored_cell.device == cell.device and torch.equal(self.stored_cell, cell):

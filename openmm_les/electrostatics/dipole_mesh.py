@@ -71,7 +71,9 @@ class DipoleMesh(nn.Module):
         energy = energy - 0.5 * (
             of_charge * (charges * charges).sum() + of_dipole * (dipoles * dipoles).sum()
         )
-        return MultipoleSum(energy, potential - of_charge * charges, gradient, field + of_dipole * dipoles)
+        return MultipoleSum(
+            energy, potential - of_charge * charges, gradient, field + of_dipole * dipoles, None
+        )
 
 
 __all__ = ["DipoleMesh"]

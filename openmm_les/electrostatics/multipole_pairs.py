@@ -64,7 +64,7 @@ def pair_interactions(
     charges: Tensor,
     dipoles: Tensor,
     quadrupoles: Tensor,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Energy of all pairs, and what all multipoles do to each.
 
     Parameters
@@ -81,6 +81,7 @@ def pair_interactions(
     potential : [n]
     slope : [n, 3], gradient of the potential
     gradient : [n, 3], of ``q φ + u·∇φ + ½ Q:∇∇φ`` over the place of i
+    curvature : [n, 3, 3], second derivatives of the potential
 
     Notes
     -----
@@ -131,15 +132,14 @@ def pair_interactions(
         * (torch.einsum("iab,ijb->ija", quadrupoles, vj) + torch.einsum("jab,ijb->ija", quadrupoles, vi))
     )
     gradient = charges.unsqueeze(1) * slope + (on_dipole + on_quadrupole).sum(1)
-    of_quadrupoles = (
-        ci * second
-        - ti * first
-        - f[2] * (vi * uj).sum(-1)
-        - f[3] * (vi * vj).sum(-1)
-        + 0.5 * f[2] * contracted
+    stretched = 0.5 * second.unsqueeze(-1) * vectors - bent
+    half = torch.einsum("ija,ijb->iab", stretched, vectors) + torch.einsum(
+        "ij,jab->iab", 0.5 * f[2], quadrupoles
     )
-    energy = (charges * potential).sum() + (dipoles * slope).sum() + of_quadrupoles.sum()
-    return 0.5 * energy, potential, slope, gradient
+    unit = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
+    curvature = half + half.transpose(1, 2) - first.sum(1).view(-1, 1, 1) * unit
+    energy = (charges * potential).sum() + (dipoles * slope).sum() + 0.5 * (quadrupoles * curvature).sum()
+    return 0.5 * energy, potential, slope, gradient, curvature
 
 
 __all__ = ["pair_interactions", "smeared_derivatives"]

@@ -77,11 +77,15 @@ class LatentMultipoles(nn.Module):
         if settings.self_interaction:
             width = math.sqrt(2.0) * settings.smearing
             own = multipole_self_sum(charges, dipoles, quadrupoles, width, settings.coulomb_constant)
+            curvature, of_itself = result.curvature, own.curvature
+            if curvature is not None and of_itself is not None:
+                curvature = curvature + of_itself
             result = MultipoleSum(
                 result.energy + own.energy,
                 result.potential + own.potential,
                 result.gradient,
                 result.field + own.field,
+                curvature,
             )
         return result
 

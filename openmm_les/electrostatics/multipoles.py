@@ -7,7 +7,7 @@ Gaussians see it. A site's energy in a potential is ``q φ + u·∇φ + ½ Q:∇
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class MultipoleSum(NamedTuple):
     """[n_atoms, 3], eV/Å, dE/dr at fixed moments"""
     field: Tensor
     """[n_atoms, 3], eV/(e Å), -dE/du"""
+    curvature: Optional[Tensor]
+    """[n_atoms, 3, 3], eV/(e Å²), 2 dE/dQ, second derivatives of the potential; None from a mesh"""
 
 
 def multipole_self_sum(
@@ -49,7 +51,9 @@ def multipole_self_sum(
         + f1 * (dipoles * dipoles).sum()
         + 0.25 * f2 * squares.sum()
     )
-    return MultipoleSum(energy, potential, torch.zeros_like(dipoles), -f1 * dipoles)
+    unit = torch.eye(3, dtype=dipoles.dtype, device=dipoles.device)
+    curvature = f2 * quadrupoles + (0.5 * f2 * traces - f1 * charges).view(-1, 1, 1) * unit
+    return MultipoleSum(energy, potential, torch.zeros_like(dipoles), -f1 * dipoles, curvature)
 
 
 def isolated_multipole_sum(
@@ -76,11 +80,11 @@ def isolated_multipole_sum(
     vectors = positions.unsqueeze(1) - positions.unsqueeze(0)  # [i, j, 3] = r_i - r_j
     distances = safe_distances(vectors)
     f = smeared_derivatives(distances, math.sqrt(2.0) * smearing, 5)
-    others = coulomb_constant * _others(distances)
-    energy, potential, slope, gradient = pair_interactions(
+    others = coulomb_constant * other_atoms(distances)
+    energy, potential, slope, gradient, curvature = pair_interactions(
         vectors, [others * value for value in f], charges, dipoles, quadrupoles
     )
-    return MultipoleSum(energy, potential, gradient, -slope)
+    return MultipoleSum(energy, potential, gradient, -slope, curvature)
 
 
 def ewald_multipole_sum(
@@ -115,6 +119,68 @@ def ewald_multipole_sum(
     """
     if quadrupoles is None:
         quadrupoles = _none(dipoles)
+    split, width2, waves, factors = reciprocal_space(
+        cell, smearing, coulomb_constant, k_cutoff, tolerance, alpha
+    )
+    phases = positions @ waves.t()  # [n_atoms, n_k]
+    cosines, sines = torch.cos(phases), torch.sin(phases)
+    even = charges.unsqueeze(1) - 0.5 * ((quadrupoles @ waves.t()) * waves.t()).sum(1)  # [n_atoms, n_k]
+    odd = dipoles @ waves.t()
+    source_real = even * cosines - odd * sines
+    source_imaginary = even * sines + odd * cosines
+    real, imaginary = source_real.sum(0), source_imaginary.sum(0)  # [n_k]
+    energy = (factors * (real * real + imaginary * imaginary)).sum()
+    real, imaginary = 2.0 * factors * real, 2.0 * factors * imaginary
+    potential = cosines @ real + sines @ imaginary
+    slope = (cosines * imaginary - sines * real) @ waves
+    curvature = -torch.einsum("ik,ka,kb->iab", cosines * real + sines * imaginary, waves, waves)
+    gradient = (source_real * imaginary - source_imaginary * real) @ waves
+    own = multipole_self_sum(charges, dipoles, quadrupoles, math.sqrt(2.0 * width2), coulomb_constant)
+    energy, potential, slope = energy - own.energy, potential - own.potential, slope + own.field
+    own_curvature = own.curvature
+    if own_curvature is not None:
+        curvature = curvature - own_curvature
+    if split > 0.0:
+        vectors = positions.unsqueeze(1) - positions.unsqueeze(0)
+        with torch.no_grad():
+            shifts = torch.round(vectors @ torch.linalg.inv(cell))
+        vectors = vectors - shifts @ cell
+        distances = safe_distances(vectors)
+        near = smeared_derivatives(distances, math.sqrt(2.0) * smearing, 5)
+        far = smeared_derivatives(distances, 1.0 / split, 5)
+        others = coulomb_constant * other_atoms(distances)
+        pairs = pair_interactions(
+            vectors, [others * (near[n] - far[n]) for n in range(6)], charges, dipoles, quadrupoles
+        )
+        # Gaussians of both widths leave out k = 0; the difference of their limits is constant.
+        volume = torch.abs(torch.linalg.det(cell))
+        constant = math.pi * coulomb_constant * (1.0 / (split * split) - 2.0 * smearing * smearing)
+        background = constant * charges.sum() / volume
+        energy = energy + pairs[0] - 0.5 * background * charges.sum()
+        potential = potential + pairs[1] - background
+        slope = slope + pairs[2]
+        gradient = gradient + pairs[3]
+        curvature = curvature + pairs[4]
+    return MultipoleSum(energy, potential, gradient, -slope, curvature)
+
+
+def reciprocal_space(
+    cell: Tensor,
+    smearing: float,
+    coulomb_constant: float,
+    k_cutoff: Optional[float],
+    tolerance: float,
+    alpha: Optional[float],
+) -> Tuple[float, float, Tensor, Tensor]:
+    """What a sum over waves is made of; arguments as `ewald_multipole_sum`.
+
+    Returns
+    -------
+    split : α in 1/Å of the pairs that the waves leave out; 0 = none
+    width2 : Å², the waves' Gaussians are exp(-width2 k²/2)
+    waves : [n_k, 3], 1/Å, half of them
+    factors : [n_k], eV/e², by which ``|S(k)|²`` counts in the energy
+    """
     split = 0.0
     if k_cutoff is None:
         # Derivatives of the kernel decay later than the kernel itself.
@@ -129,40 +195,7 @@ def ewald_multipole_sum(
     waves = wave_vectors(cell, largest)  # [n_k, 3]
     squares = (waves * waves).sum(-1)
     factors = (4.0 * math.pi * coulomb_constant) / volume * torch.exp(-0.5 * width2 * squares) / squares
-    phases = positions @ waves.t()  # [n_atoms, n_k]
-    cosines, sines = torch.cos(phases), torch.sin(phases)
-    even = charges.unsqueeze(1) - 0.5 * ((quadrupoles @ waves.t()) * waves.t()).sum(1)  # [n_atoms, n_k]
-    odd = dipoles @ waves.t()
-    source_real = even * cosines - odd * sines
-    source_imaginary = even * sines + odd * cosines
-    real, imaginary = source_real.sum(0), source_imaginary.sum(0)  # [n_k]
-    energy = (factors * (real * real + imaginary * imaginary)).sum()
-    real, imaginary = 2.0 * factors * real, 2.0 * factors * imaginary
-    potential = cosines @ real + sines @ imaginary
-    slope = (cosines * imaginary - sines * real) @ waves
-    gradient = (source_real * imaginary - source_imaginary * real) @ waves
-    own = multipole_self_sum(charges, dipoles, quadrupoles, math.sqrt(2.0 * width2), coulomb_constant)
-    energy, potential, slope = energy - own.energy, potential - own.potential, slope + own.field
-    if split > 0.0:
-        vectors = positions.unsqueeze(1) - positions.unsqueeze(0)
-        with torch.no_grad():
-            shifts = torch.round(vectors @ torch.linalg.inv(cell))
-        vectors = vectors - shifts @ cell
-        distances = safe_distances(vectors)
-        near = smeared_derivatives(distances, math.sqrt(2.0) * smearing, 5)
-        far = smeared_derivatives(distances, 1.0 / split, 5)
-        others = coulomb_constant * _others(distances)
-        pairs = pair_interactions(
-            vectors, [others * (near[n] - far[n]) for n in range(6)], charges, dipoles, quadrupoles
-        )
-        # Gaussians of both widths leave out k = 0; the difference of their limits is constant.
-        constant = math.pi * coulomb_constant * (1.0 / (split * split) - 2.0 * smearing * smearing)
-        background = constant * charges.sum() / volume
-        energy = energy + pairs[0] - 0.5 * background * charges.sum()
-        potential = potential + pairs[1] - background
-        slope = slope + pairs[2]
-        gradient = gradient + pairs[3]
-    return MultipoleSum(energy, potential, gradient, -slope)
+    return split, width2, waves, factors
 
 
 def _none(dipoles: Tensor) -> Tensor:
@@ -170,9 +203,16 @@ def _none(dipoles: Tensor) -> Tensor:
     return torch.zeros_like(dipoles).unsqueeze(-1).expand(-1, -1, 3)
 
 
-def _others(distances: Tensor) -> Tensor:
+def other_atoms(distances: Tensor) -> Tensor:
     """One for each pair [n, n] of two, zero for each atom with itself."""
     return 1.0 - torch.eye(distances.shape[0], dtype=distances.dtype, device=distances.device)
 
 
-__all__ = ["MultipoleSum", "ewald_multipole_sum", "isolated_multipole_sum", "multipole_self_sum"]
+__all__ = [
+    "MultipoleSum",
+    "ewald_multipole_sum",
+    "isolated_multipole_sum",
+    "multipole_self_sum",
+    "other_atoms",
+    "reciprocal_space",
+]

@@ -1,8 +1,9 @@
 """The force of an ML region among MM charges: model, and its charges in the others' potential.
 
-One step evaluates the model, hands its physical charges to the coupling, and differentiates
-``E_short + Σ (dE/dq_latent) q_latent + λ Σ Φ q_physical`` once: the response of the charges to
-every position of the region is in the forces.
+One step evaluates the model, hands its physical charges (and dipoles, where it has them) to the
+coupling, and differentiates ``E_short + Σ (dE/dq_latent) q_latent + λ Σ Φ q_physical`` once: the
+response of the charges to every position of the region is in the forces. A model that responds to
+the MM charges gets their potential and field first, and has that response in its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from openmm_les.electrostatics import ChargeCoupling
 from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.engine.boundary import ForceBoundary
+from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
 from openmm_les.neighbors import perpendicular_widths
@@ -86,7 +88,7 @@ class Terms(NamedTuple):
     short_range: Tensor
     """scalar, double, eV"""
     latent: Tensor
-    """scalar, double, eV, of the latent charges among themselves"""
+    """scalar, double, eV, of the latent charges (and dipoles) among themselves"""
     coupling: Tensor
     """scalar, double, eV, between physical and MM charges, at full strength"""
     charges: Tensor
@@ -112,6 +114,8 @@ class EmbeddedBoundary(ForceBoundary):
     ------
     UnknownElementError
         An element that the model was not trained on.
+    EmbeddingError
+        The model has latent quadrupoles, for which the coupling has no term.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
@@ -129,6 +133,11 @@ class EmbeddedBoundary(ForceBoundary):
         surroundings: Surroundings,
         settings: CouplingSettings,
     ) -> None:
+        if getattr(model.sources, "quadrupolar", False):
+            raise EmbeddingError(
+                "electrostatic embedding has no term for latent quadrupoles among MM charges; use "
+                "embedding='mechanical', or a model with latent charges and dipoles"
+            )
         super().__init__(model, numbers, molecules, molecule_charges, atoms, dtype)
         self.register_buffer("mm_atoms", torch.tensor(surroundings.atoms, dtype=torch.int64))
         self.register_buffer("mm_charges", torch.tensor(surroundings.charges, dtype=torch.float64))
@@ -219,9 +228,8 @@ class EmbeddedBoundary(ForceBoundary):
             with torch.no_grad():
                 ones = torch.ones_like(graph.positions[:, 0])
                 felt = self.coupling(few, ones, many, self.mm_charges, cell)
-                # The gradient of a unit charge's energy is that of the potential.
                 external = External(
-                    strength * felt.potential.to(ones.dtype), -strength * felt.gradient.to(ones.dtype)
+                    strength * felt.potential.to(ones.dtype), strength * felt.field.to(ones.dtype)
                 )
         prediction = self.model(graph, False, external)
         physical = self.model.physical_charges(prediction.latent_charges, graph)
@@ -229,11 +237,17 @@ class EmbeddedBoundary(ForceBoundary):
         with torch.no_grad():
             # Clones, because TorchForce freezes the script and freezing drops detach().
             charges = physical.clone()
-            met = self.coupling(few, charges, many, self.mm_charges, cell)
-            field = strength * met.potential.to(charges.dtype)
+            dipoles: Tensor | None = None
+            if self.model.dipolar:
+                dipoles = prediction.latent_dipoles.clone()
+            met = self.coupling(few, charges, many, self.mm_charges, cell, dipoles)
+            potential = strength * met.potential.to(charges.dtype)
+            field = strength * met.field.to(charges.dtype)
         surrogate = short + prediction.response
-        if not self.model.responds:  # charges that respond are stationary: their change costs nothing
-            surrogate = surrogate + (field * physical).sum()
+        if not self.model.responds:  # else the response holds what follows from the external potential
+            surrogate = surrogate + (potential * physical).sum()
+            if self.model.dipolar:
+                surrogate = surrogate - (field * prediction.latent_dipoles).sum()
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         with torch.no_grad():

@@ -30,6 +30,7 @@ from openmm_les.models.equilibration import ChargeEquilibration
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
+from openmm_les.models.multipole_sources import MultipoleSources
 
 FORMAT = "openmm-les"
 FORMAT_VERSION = 1
@@ -47,7 +48,10 @@ CHARGE_HEADS: Dict[str, type] = {
     "NoCharges": NoCharges,
 }
 ELECTROSTATICS: Dict[str, type] = {"LatentCoulomb": LatentCoulomb}
-SOURCES: Dict[str, type] = {"ChargeEquilibration": ChargeEquilibration}
+SOURCES: Dict[str, type] = {
+    "ChargeEquilibration": ChargeEquilibration,
+    "MultipoleSources": MultipoleSources,
+}
 _RESTRICTED = re.compile(r"\bNC\b|non-?commercial|academic", re.IGNORECASE)
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -8,7 +8,7 @@ sums over neighbours into batched matrix products, and components come first ([3
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -258,11 +258,13 @@ class EquivariantBackbone(ExactConstants):
     n_basis : Bessel functions
     n_radial : width of the element-pair radial network
     mean_neighbors : typical number of neighbours, scales sums over them
+    equivariants : highest rank of features given beside scalars: 0, 1 (vectors) or 2 (tensors, too).
+        More than 0 makes the last round work out what it else leaves out
 
     Raises
     ------
     ValueError
-        Elements that are none or come twice; a size that is not positive.
+        Elements that are none or come twice; a size that is not positive; an unknown rank.
 
     Notes
     -----
@@ -285,8 +287,11 @@ class EquivariantBackbone(ExactConstants):
         n_basis: int = 8,
         n_radial: int = 32,
         mean_neighbors: float = 20.0,
+        equivariants: int = 0,
     ) -> None:
         super().__init__()
+        if equivariants not in (0, 1, 2):
+            raise ValueError(f"`equivariants` must be 0, 1 or 2, got {equivariants}")
         sizes = {
             "cutoff": cutoff,
             "n_channels": n_channels,
@@ -299,9 +304,11 @@ class EquivariantBackbone(ExactConstants):
         for name, size in sizes.items():
             if not 0 < size < math.inf:
                 raise ValueError(f"`{name}` must be positive, got {size}")
-        self.settings = {"elements": list(elements), **sizes}
+        self.settings = {"elements": list(elements), **sizes, "equivariants": equivariants}
         self.cutoff = float(cutoff)
         self.n_features = n_layers * n_channels
+        self.n_equivariants = n_channels
+        self.equivariants = equivariants
         self.neighbor_scale = 1.0 / math.sqrt(mean_neighbors)
         self.register_buffer("index", element_index(elements), persistent=False)
         self.register_constant("basis", tensor_basis())
@@ -373,7 +380,15 @@ class EquivariantBackbone(ExactConstants):
         energies = self.element_energy(species).squeeze(-1) + repulsion
         features: List[Tensor] = []
         for round, (layer, readout) in enumerate(zip(self.layers, self.readouts)):
-            x = layer(x, neighbors, angular, radial, round == len(self.layers) - 1)
+            scalars_alone = self.equivariants == 0 and round == len(self.layers) - 1
+            x = layer(x, neighbors, angular, radial, scalars_alone)
             energies = energies + readout(x.scalar).squeeze(-1)
             features.append(x.scalar)
-        return BackboneOutput(energies, torch.cat(features, -1))
+        vectors_given: Optional[Tensor] = None
+        tensors_given: Optional[Tensor] = None
+        if self.equivariants > 0:
+            vectors_given = x.vector.permute(1, 2, 0)
+        if self.equivariants > 1:
+            matrices = x.tensor.permute(1, 2, 0) @ self.basis.view(5, 9)
+            tensors_given = matrices.view(n, self.n_equivariants, 3, 3)
+        return BackboneOutput(energies, torch.cat(features, -1), vectors_given, tensors_given)

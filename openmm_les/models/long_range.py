@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 class External(NamedTuple):
-    """Potential of charges that are not the model's, at its atoms; constants to autograd."""
+    """Potential of charges that are not the model's, at its atoms.
+
+    Constants to autograd, except where a response to them is asked for (`polarizability`).
+    """
 
     potential: Tensor
     """[n_atoms], eV/e; a physical charge q has the energy q times it"""
@@ -24,10 +27,13 @@ class LongRange(NamedTuple):
     external: Optional[External])``.
 
     Modules have the attribute ``responds`` (bool: charges or dipoles follow an external potential,
-    which then must be given before, and make the energy least: forces are those at fixed charges), the
-    method ``moments(atoms, graph)`` for physical charges and dipoles without an external potential
-    (differentiable where gradients are recorded), and ``config()`` for checkpoints: the arguments of the
-    constructor except ``electrostatics``, the model's own Coulomb sum, which it is given.
+    which then must be given before; all that it does to forces beside its gradient at fixed moments is
+    then in ``response``, nothing for what it makes stationary), ``dipolar`` (bool: there are dipoles),
+    ``equivariants`` (rank of the `BackboneOutput` that it reads), the method ``moments(atoms, graph)``
+    for physical charges and dipoles without an external potential (differentiable where gradients are
+    recorded), and ``config()`` for checkpoints: the arguments of the constructor except
+    ``electrostatics``, the model's own Coulomb sum, which it is given. Attributes that are missing are
+    False or 0.
     """
 
     energies: Tensor

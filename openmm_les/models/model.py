@@ -236,14 +236,17 @@ class LESModel(nn.Module):
         Raises
         ------
         ValueError
-            The model's charges have a scale, which those of sources must not.
+            The model's charges have a scale, which those of sources must not; the backbone lacks the
+            vectors or tensors that the sources read.
         """
+        _check_equivariants(self.backbone, sources)
         if sources is not None and self.charge_scale != 1.0:
             raise ValueError(
                 f"`sources` give physical charges: `charge_scale` must be 1, got {self.charge_scale}"
             )
         self.sources = sources
         self.responds = bool(getattr(sources, "responds", False))
+        self.dipolar = bool(getattr(sources, "dipolar", False))
 
     @torch.jit.unused
     def check_elements(self, numbers: Union[Sequence[int], np.ndarray]) -> None:
@@ -369,6 +372,17 @@ class LESModel(nn.Module):
             torch.tensor(molecules, device=device),
             torch.tensor(charges, dtype=dtype, device=device),
             self.cutoff,
+        )
+
+
+def _check_equivariants(backbone: nn.Module, sources: Optional[nn.Module]) -> None:
+    """Raise ValueError where sources read vectors or tensors that the backbone does not give."""
+    wanted, given = (int(getattr(part, "equivariants", 0)) for part in (sources, backbone))
+    if wanted > given:
+        what = "vectors" if given == 0 else "tensors"
+        raise ValueError(
+            f"{type(sources).__name__} reads {what}, which this {type(backbone).__name__} does not give; of "
+            f"the built-in backbone ask for them by equivariants={wanted}"
         )
 
 

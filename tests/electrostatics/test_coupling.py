@@ -112,6 +112,55 @@ def test_action_equals_reaction_on_the_mesh(reference):
     torch.testing.assert_close(one[2], other[1])
 
 
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-7])
+@pytest.mark.parametrize("periodic", [True, False], ids=["periodic", "isolated"])
+def test_dipoles_are_pairs_of_charges(periodic, tolerance):
+    """Each dipole against ±u/2h at ±h along it; exclusions, forces on both sides and the field, too."""
+    gaussians, charges, points, point_charges, matrix = sets(CELLS["triclinic"])
+    cell = matrix if periodic else None
+    generator = torch.Generator().manual_seed(5)
+    dipoles = 0.4 * torch.randn(*gaussians.shape, generator=generator, dtype=torch.float64)
+    excluded, shares = [(0, 3), (2, 1)], [0.4, 1.0]
+    found = ChargeCoupling(1.0, KE, 7.5, tolerance, excluded=excluded, excluded_shares=shares)(
+        gaussians, charges, points, point_charges, cell, dipoles
+    )
+    h, n = 1e-3, len(gaussians)
+    axes = dipoles / torch.linalg.norm(dipoles, dim=1, keepdim=True)
+    ends = torch.linalg.norm(dipoles, dim=1) / (2.0 * h)
+    clouds = torch.cat([gaussians, gaussians + h * axes, gaussians - h * axes])
+    every = [(i + k * n, j) for k in range(3) for i, j in excluded]
+    expected = ChargeCoupling(1.0, KE, 7.5, tolerance, excluded=every, excluded_shares=shares * 3)(
+        clouds, torch.cat([charges, ends, -ends]), points, point_charges, cell
+    )
+    assert float(found.energy) == pytest.approx(float(expected.energy), abs=20 * tolerance)
+    largest = expected.point_gradient.abs().max()
+    assert (found.point_gradient - expected.point_gradient).abs().max() < 20 * max(tolerance, 1e-6) * largest
+    together = expected.gradient.view(3, n, 3).sum(0)
+    assert (found.gradient - together).abs().max() < 20 * max(tolerance, 1e-6) * together.abs().max()
+    slope = (expected.potential[n : 2 * n] - expected.potential[2 * n :]) / (2.0 * h)
+    assert (-(found.field * axes).sum(1) - slope).abs().max() < 20 * max(tolerance, 1e-6) * slope.abs().max()
+
+
+def test_forces_on_dipoles_are_the_derivative_of_the_energy():
+    gaussians, charges, points, point_charges, cell = sets(CELLS["triclinic"])
+    dipoles = 0.4 * torch.randn(
+        *gaussians.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+    )
+    coupling = ChargeCoupling(1.0, KE, 8.0, 1e-3, excluded=[(0, 3)], excluded_shares=[0.4])
+    found = coupling(gaussians, charges, points, point_charges, cell, dipoles)
+    step = 1e-4
+    for places, gradient in ((gaussians, found.gradient), (points, found.point_gradient)):
+        for atom, axis in ((0, 0), (3, 1), (4, 2)):
+            values = []
+            for sign in (-1.0, 1.0):
+                places[atom, axis] += sign * step
+                values.append(coupling(gaussians, charges, points, point_charges, cell, dipoles).energy)
+                places[atom, axis] -= sign * step
+            assert (values[1] - values[0]) / (2 * step) == pytest.approx(
+                float(gradient[atom, axis]), abs=1e-6
+            )
+
+
 def test_isolated_sum_is_the_sum_of_pairs():
     gaussians, charges, points, point_charges, _ = sets(CELLS["cubic"], 40, 6000)
     found = ChargeCoupling(0.8, KE)(gaussians, charges, points, point_charges, None)

@@ -121,9 +121,11 @@ def test_multipoles_are_limits_of_point_charges(periodic, smearing):
 @SMEARINGS
 def test_outputs_are_the_derivatives_of_the_energy(periodic, smearing):
     positions, charges, dipoles, quadrupoles, cell = scattered_multipoles()
-    arguments = [value.requires_grad_() for value in (positions, charges, dipoles)]
-    found = summed(periodic, smearing, *arguments, quadrupoles, cell)
-    gradient, potential, minus_field = torch.autograd.grad(found.energy, arguments)
+    arguments = [value.requires_grad_() for value in (positions, charges, dipoles, quadrupoles)]
+    found = summed(periodic, smearing, *arguments, cell)
+    gradient, potential, minus_field, half = torch.autograd.grad(found.energy, arguments)
+    symmetric = half + half.transpose(1, 2)
+    torch.testing.assert_close(found.curvature, symmetric, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.gradient, gradient, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.potential, potential, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.field, -minus_field, rtol=1e-9, atol=1e-9)

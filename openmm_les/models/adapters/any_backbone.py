@@ -100,7 +100,7 @@ def check_backbone(model: LESModel) -> None:
     places = corners + 0.2 * torch.rand(7, 3, dtype=torch.float64, generator=generator)
     places = places.to(parameter.dtype)
 
-    def run(order: List[int], shift: float, parts: List[int]) -> Tuple[BackboneOutput, Tensor]:
+    def run(order: List[int], shift: float, parts: List[int]) -> Tuple[Tuple[Tensor, Tensor], Tensor]:
         graph = _clusters(places[order] + shift, [numbers[i] for i in order], parts, model.cutoff)
         with torch.enable_grad():
             graph = Graph(*(each.to(parameter.device) for each in graph))
@@ -116,7 +116,7 @@ def check_backbone(model: LESModel) -> None:
                         f"got {list(value.shape)} of {value.dtype}"
                     )
             (gradient,) = torch.autograd.grad(output[0].sum() + 0.0 * graph.positions.sum(), graph.positions)
-        return BackboneOutput(output[0].detach(), output[1].detach()), gradient
+        return (output[0].detach(), output[1].detach()), gradient
 
     order = [4, 2, 6, 0, 3, 5, 1]
     whole, gradient = run(list(range(7)), 0.0, [7])
