@@ -7,7 +7,8 @@ electrostatic embedding, from 12 to 2 Å. Interaction energies by the Systems of
 and the dipole that the ion induces by the model in the ion's potential, are held against GFN2-xTB of the
 whole. GFN2-xTB lets charge flow to Na+ from any distance (at 8 Å the peptide still attracts it by 73 kJ/mol,
 and often there is no self-consistency), and beyond 7 Å from Cl- to the peptide: no embedding is to follow
-that. So errors are of 3 to 7 Å, and those of Na+ say little. Writes ``results/ion_response.json`` and ``.png``.
+that. So errors are of 3 to 7 Å, and those of Na+ say little. Writes ``results/ion_response.json`` and a
+plot beside it.
 """
 
 from __future__ import annotations
