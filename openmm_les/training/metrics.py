@@ -132,6 +132,7 @@ class Predictions:
                 "charge": "e",
             },
             "all": self._entry(everything),
+            "charged": self._entry(~neutral) if (~neutral).any() else None,
             "groups": {str(name): self._entry(c.group == name) for name in np.unique(c.group)},
             "dipole_neutral": self.dipole_agreement(neutral),
             "dipole_charged": self.dipole_agreement(~neutral),

@@ -34,7 +34,10 @@ def test_errors_are_counted_by_group():
     second = toy.group == "water2"
     predictions.energy[second] += 0.6  # six atoms: 0.1 eV per atom
     predictions.forces[toy.per_atom(second), 0] += 0.3
-    groups = predictions.summary()["groups"]
+    toy.total_charge[second] = 1.0
+    summary = predictions.summary()
+    groups = summary["groups"]
+    assert summary["charged"] == groups["water2"]
     assert groups["water1"]["force_mae"] == groups["water3"]["energy_mae"] == 0.0
     assert groups["water2"]["energy_mae"] == pytest.approx(0.1)
     assert groups["water2"]["force_mae"] == pytest.approx(0.1)
