@@ -77,6 +77,12 @@ def train(
     short_range_only: Annotated[
         bool, typer.Option("--short-range-only", help="No charges: the same backbone without Coulomb.")
     ] = False,
+    equilibration: Annotated[
+        bool, typer.Option("--equilibration", help="Charges that equilibrate, and follow fields.")
+    ] = False,
+    conserve: Annotated[
+        str, typer.Option(help="With --equilibration, what keeps its charge: molecule or configuration.")
+    ] = "molecule",
     freeze_backbone: Annotated[
         bool, typer.Option("--freeze-backbone", help="With --init: train the charges only.")
     ] = False,

@@ -180,13 +180,26 @@ class EmbeddedBoundary(ForceBoundary):
         if scale != 0.0:
             terms = self.terms(positions, box, strength)
             energy = scale * (terms.short_range + terms.latent + strength * terms.coupling)
-            self.latest_charges = terms.charges
-            self.latest_terms = torch.stack([terms.short_range, terms.latent, terms.coupling])
+            if strength == 1.0 or not self.model.responds:
+                self.latest_charges = terms.charges
+                self.latest_terms = torch.stack([terms.short_range, terms.latent, terms.coupling])
+            else:  # both would be other ones than at full strength
+                self.latest_charges = torch.zeros_like(terms.charges[:0])
             gradient.index_copy_(0, self.mm_atoms, terms.mm_gradient)
             gradient.index_copy_(0, self.atoms, terms.gradient)
             self.guard(float(terms.closest))
         forces = gradient * (-scale * self.energy_factor * self.length_factor)
         return energy * self.energy_factor, forces.to(positions.dtype).contiguous()
+
+    @torch.jit.export
+    def physical_charges(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """Physical charges at full strength, [n_ml] in e; arguments as in `embedded`."""
+        if self.model.responds:
+            charges = self.terms(positions, box, 1.0).charges
+        else:
+            with torch.no_grad():
+                charges = self.model.moments(self.graph(positions, box))[0].clone()
+        return charges
 
     @torch.jit.export
     def energy_terms(self, positions: Tensor, box: Tensor | None) -> Tensor:

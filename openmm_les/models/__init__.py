@@ -9,12 +9,14 @@ from openmm_les.models.checkpoint import (
     register_backbone,
     save_model,
 )
+from openmm_les.models.equilibration import ChargeEquilibration, equilibrate_charges
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead
 from openmm_les.models.model import Evaluation, LESModel, Prediction
 
 __all__ = [
     "BackboneOutput",
+    "ChargeEquilibration",
     "EquivariantBackbone",
     "Evaluation",
     "LESModel",
@@ -22,6 +24,7 @@ __all__ = [
     "PairBackbone",
     "Prediction",
     "add_latent_charges",
+    "equilibrate_charges",
     "list_models",
     "load_model",
     "model_card",

@@ -7,7 +7,7 @@ Rev. B 92, 045131 (2015), whose electronegativities also come from a network.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,9 @@ from openmm_les.electrostatics.isolated import self_hardness
 from openmm_les.graph import Graph, cell_of, configuration_index
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.constants import element_index
-from openmm_les.models.heads import conserve_charge, starting_charge
+from openmm_les.models.heads import NoCharges, conserve_charge, starting_charge
 from openmm_les.models.long_range import External, LongRange
+from openmm_les.models.model import LESModel
 
 CONSERVED = ("molecule", "configuration")
 SOLVERS = ("auto", "dense", "iterative")
@@ -282,6 +283,33 @@ class ChargeEquilibration(nn.Module):
         return conserve_charge(charges, shares, members, totals)  # rounding does not add up
 
 
+def equilibrate_charges(model: LESModel, **settings: Any) -> None:
+    """Give a model charges that equilibrate in the place of those it has.
+
+    They start from the elements' electronegativities: train the model before using it. A short-range
+    part that was trained beside other charges makes up for those at first.
+
+    Parameters
+    ----------
+    model : changed in place; its Coulomb sum stays
+    settings : of `ChargeEquilibration`, by name, beside the elements and features of the model
+
+    Raises
+    ------
+    ValueError
+        A setting out of range.
+    """
+    parameter = next(model.parameters())
+    sources = ChargeEquilibration(
+        model.elements,
+        int(cast(int, model.backbone.n_features)),
+        electrostatics=model.electrostatics,
+        **settings,
+    )
+    model.charge_head, model.charge_scale = NoCharges(), 1.0  # sign and size of charges that are gone
+    model.set_sources(sources.to(parameter.device, parameter.dtype))
+
+
 def _no_minimum(like: Tensor, reason: str) -> Tensor:
     """Raises RuntimeError; within a script NaN, of which the force that OpenMM runs makes an error.
 
@@ -294,4 +322,4 @@ def _no_minimum(like: Tensor, reason: str) -> Tensor:
     return torch.full_like(like, math.nan)
 
 
-__all__ = ["CONSERVED", "SOLVERS", "ChargeEquilibration"]
+__all__ = ["CONSERVED", "SOLVERS", "ChargeEquilibration", "equilibrate_charges"]

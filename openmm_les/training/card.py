@@ -94,9 +94,12 @@ def _lines(
 def _charges(description: Mapping[str, Any], settings: TrainingSettings) -> str:
     if settings.short_range_only:
         return "no latent charges: short-range energies only."
-    coulomb = description["electrostatics"]
+    coulomb, sources = description["electrostatics"], description.get("sources")
+    kind, kept = "latent charges", "molecule"
+    if sources and sources["type"] == "ChargeEquilibration":
+        kind, kept = "latent charges by equilibration", sources["conserve"]
     return (
-        f"latent charges with σ = {coulomb['smearing']:g} Å, conserved per molecule, "
+        f"{kind} with σ = {coulomb['smearing']:g} Å, conserved per {kept}, "
         f"{'converged Coulomb sum' if coulomb['k_cutoff'] is None else 'sharp cut of the Coulomb sum'}."
     )
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from openmm_les.elements import symbol
 from openmm_les.exceptions import DataError
+from openmm_les.models.equilibration import ChargeEquilibration, equilibrate_charges
 from openmm_les.models.heads import NoCharges
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import GraphData
@@ -91,6 +92,10 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
         if settings.short_range_only:
             initial.charge_head = NoCharges()
             initial.set_sources(None)
+        if settings.equilibration and not isinstance(initial.sources, ChargeEquilibration):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed)
+                equilibrate_charges(initial, gain=settings.charge_gain, conserve=settings.conserve)
     cutoff = settings.cutoff if initial is None else initial.cutoff
     with console.status("finding neighbours"):
         train_graphs = GraphData(train_set, cutoff, dtype=dtype)

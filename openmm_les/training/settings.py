@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from openmm_les.exceptions import DataError
+from openmm_les.models.equilibration import CONSERVED
 from openmm_les.training.labels import BORN_CHARGES_ORDERS, LabelFormat
 
 
@@ -80,6 +81,10 @@ class TrainingSettings:
     """of the error of the net force and torque on molecules among others; see `molecule_error`"""
     short_range_only: bool = False
     """no latent charges: the same backbone without the Coulomb term"""
+    equilibration: bool = False
+    """charges that minimise an energy instead of being read off the features; see `ChargeEquilibration`"""
+    conserve: str = CONSERVED[0]
+    """what keeps its total charge in `equilibration`: each "molecule" or "configuration" as a whole"""
     freeze_backbone: bool = False
     """train the charge head only (with `init`)"""
     charge_start: float = 0.15
@@ -133,10 +138,17 @@ class TrainingSettings:
             raise DataError(f"`dtype` must be float32 or float64, got {self.dtype!r}")
         if self.freeze_backbone and not self.init:
             raise DataError("`freeze_backbone` trains the charges of a trained model: say which with `init`")
-        if self.short_range_only and (self.freeze_backbone or self.dipoles or self.born_charges):
+        if self.short_range_only and (
+            self.freeze_backbone or self.dipoles or self.born_charges or self.equilibration
+        ):
             raise DataError(
-                "`short_range_only` has no charges to train: no `dipoles`, `born_charges`, `freeze_backbone`"
+                "`short_range_only` has no charges to train: no `dipoles`, `born_charges`, "
+                "`freeze_backbone`, `equilibration`"
             )
+        if self.conserve not in CONSERVED:
+            raise DataError(f"`conserve` must be one of {', '.join(CONSERVED)}, got {self.conserve!r}")
+        if self.conserve != CONSERVED[0] and not self.equilibration:
+            raise DataError(f"`conserve` {self.conserve!r} is for `equilibration`")
         _ = self.labels  # which checks itself
 
     @property

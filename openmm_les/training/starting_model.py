@@ -11,6 +11,7 @@ from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import atomic_numbers, symbol
 from openmm_les.exceptions import DataError
 from openmm_les.models.checkpoint import load_model
+from openmm_les.models.equilibration import equilibrate_charges
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
@@ -38,12 +39,14 @@ def build_model(
         )
         head = (
             NoCharges()
-            if settings.short_range_only
+            if settings.short_range_only or settings.equilibration
             else LatentChargeHead(elements, backbone.n_features, gain=settings.charge_gain)
         )
-    model = LESModel(
-        backbone, head, LatentCoulomb(settings.smearing), elements, [float(e) for e in reference_energies]
-    )
+        model = LESModel(
+            backbone, head, LatentCoulomb(settings.smearing), elements, [float(e) for e in reference_energies]
+        )
+        if settings.equilibration:
+            equilibrate_charges(model, gain=settings.charge_gain, conserve=settings.conserve)
     return model.double() if settings.dtype == "float64" else model
 
 
@@ -103,4 +106,9 @@ def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> flo
     return float(np.abs(shifts).max())
 
 
-__all__ = ["build_model", "given_reference_energies", "refit_reference_energies", "trained_model"]
+__all__ = [
+    "build_model",
+    "given_reference_energies",
+    "refit_reference_energies",
+    "trained_model",
+]
