@@ -11,7 +11,6 @@ For interpolation (`interpolated_system`) the same is written as parameter offse
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from xml.etree import ElementTree
@@ -38,7 +37,6 @@ _ROOM = 0.94
 _LEAST_CUTOFF = 5.0  # Å
 INTERNAL_NAME = "MM terms of the ML region"
 TAIL_NAME = "MM cutoff of the ML region"
-REFUSAL_NAME = "No derivatives"
 
 
 def find_surroundings(system: openmm.System, region: Region) -> Surroundings:
@@ -166,31 +164,13 @@ def interpolated_system(mm_system: openmm.System, region: Region) -> openmm.Syst
     return system
 
 
-def refuse_derivatives(parameters: Sequence[str]) -> openmm.Force:
-    """Force without energy that makes State's derivatives by these parameters NaN.
-
-    OpenMM would return 0, or the part that one force knows of: NonbondedForce has none for its
-    offsets, the ML force has none. Nobody can mistake NaN for a free-energy derivative; see
-    `openmm_les.embedding.states.energies_at`.
-    """
-    roots = "+".join(f"sqrt(zero*{name})" for name in parameters)
-    force = openmm.CustomCompoundBondForce(1, roots)  # its derivative is 0/0
-    force.addPerBondParameter("zero")
-    for name in parameters:
-        force.addGlobalParameter(name, 1.0)
-        force.addEnergyParameterDerivative(name)
-    force.addBond([0], [0.0])
-    force.setName(REFUSAL_NAME)
-    return force
-
-
 def nonbonded_force(system: openmm.System) -> openmm.NonbondedForce:
     """The NonbondedForce of a system; raises EmbeddingError unless there is exactly one."""
     found = [force for force in system.getForces() if isinstance(force, openmm.NonbondedForce)]
     if len(found) != 1:
         raise EmbeddingError(
-            "electrostatic embedding takes the MM charges from one NonbondedForce, the system has "
-            f"{len(found)}"
+            "electrostatic embedding and electric fields take the MM charges from one NonbondedForce, the "
+            f"system has {len(found)}"
         )
     return found[0]
 
@@ -357,7 +337,6 @@ def _cutoff_force(force: openmm.NonbondedForce) -> openmm.CustomBondForce:
 
 __all__ = [
     "INTERNAL_NAME",
-    "REFUSAL_NAME",
     "TAIL_NAME",
     "coupling_settings",
     "embedded_system",
@@ -366,5 +345,4 @@ __all__ = [
     "interpolated_system",
     "nonbonded_force",
     "nonbonded_parameters",
-    "refuse_derivatives",
 ]

@@ -14,13 +14,16 @@ from openmm_les.embedding.electrostatic import (
     embedded_system,
     find_surroundings,
     interpolated_system,
-    refuse_derivatives,
 )
+from openmm_les.embedding.field import add_field_on_charges
 from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
 from openmm_les.embedding.regions import find_region
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.embedded_force import EMBEDDED_PARAMETERS, make_embedded_force
+from openmm_les.engine.field import field_parameters, refuse_derivatives
 from openmm_les.engine.force import make_force
+from openmm_les.engine.topology import bonds_among
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.heads import NoCharges
 from openmm_les.models.model import LESModel
@@ -43,6 +46,7 @@ def create_mixed_system(
     force_group: int = 0,
     interpolate: bool = False,
     coupling: CouplingSettings | None = None,
+    electric_field: Sequence[float] | None = None,
 ) -> openmm.System:
     """System with a model inside the ML region and a force field around it.
 
@@ -74,12 +78,16 @@ def create_mixed_system(
     interpolate : "electrostatic" only: adds ``lambda_interpolate`` (1) too, at 0 the force field exactly
         as given, at 1 the hybrid. Constraints within the region then stay, at any value
     coupling : cutoff, tolerance, smearing and guard of "electrostatic"; None = the defaults
+    electric_field : [3], V/nm, uniform and external, as `create_system`: the region feels it through the
+        model's charges, MM atoms through the force field's. In a region with ``lambda_interpolate`` the
+        force field's charges feel what the model's do not; ``lambda_electrostatics`` leaves it alone
 
     Returns
     -------
     System with the force field's Forces, one named "LES", and bonds of zero strength within the
-    region, which keep its molecules whole under a barostat. State's derivatives by the parameters of
-    electrostatic embedding are NaN, because OpenMM knows only some of their parts: see `energies_at`
+    region, which keep its molecules whole under a barostat; with a field, one for it on MM charges.
+    State's derivatives by the parameters of electrostatic embedding and of the field are NaN, because
+    OpenMM knows only some of their parts: see `energies_at`
 
     Raises
     ------
@@ -103,6 +111,7 @@ def create_mixed_system(
         warnings.warn("`ml_atoms` is empty: all of the system stays with its force field", stacklevel=2)
         return copy.deepcopy(mm_system)
     region = find_region(topology, mm_system, ml_atoms, model, total_charge)
+    bonds = bonds_among(region.bonds, region.atoms)
     if embedding == "electrostatic" and isinstance(model.charge_module(), NoCharges):
         raise EmbeddingError(
             "the model has no latent charges to meet the MM charges with; use embedding='mechanical', or "
@@ -112,8 +121,9 @@ def create_mixed_system(
         system = interpolated_system(mm_system, region) if interpolate else embedded_system(mm_system, region)
         periodic, settings = coupling_settings(mm_system, coupling)
         parameters = EMBEDDED_PARAMETERS[: 2 if interpolate else int(scalable)]
-        if parameters:
-            system.addForce(refuse_derivatives(parameters))
+        refused = {**dict.fromkeys(parameters, 1.0), **field_parameters(electric_field)}
+        if refused:
+            system.addForce(refuse_derivatives(refused))
         force = make_embedded_force(
             model,
             region.numbers,
@@ -128,8 +138,12 @@ def create_mixed_system(
             parameters=parameters,
             device=device,
             force_group=force_group,
+            electric_field=electric_field,
+            bonds=bonds,
         )
         system.addForce(force)
+        if electric_field is not None:
+            add_field_on_charges(system, mm_system, region, electric_field, interpolate)
         return system
     if interpolate or coupling is not None:
         raise ValueError(
@@ -150,8 +164,14 @@ def create_mixed_system(
         device=device,
         force_group=force_group,
         image_charges=image_charges(mm_system, region.atoms),
+        electric_field=electric_field,
+        bonds=bonds,
     )
     system.addForce(force)
+    if electric_field is not None:
+        scaled = {LAMBDA_INTERPOLATE: 1.0} if scalable else {}
+        system.addForce(refuse_derivatives({**field_parameters(electric_field), **scaled}))
+        add_field_on_charges(system, mm_system, region, electric_field)
     return system
 
 

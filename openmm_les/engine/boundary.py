@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics import image_sum
+from openmm_les.engine.references import MoleculeReferences
 from openmm_les.graph import Graph
+from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
+from openmm_les.models.uniform_field import UniformField, external_energy, field_energy, uniform_field
 from openmm_les.pairs import make_pairs
 from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
 
@@ -40,6 +43,8 @@ class ForceBoundary(nn.Module):
     dtype : of the model's arithmetic; sums of energies are in double always
     image_charges : [n_ml], e, charges of a force field that counts what they feel of their periodic
         images, to be taken out here because latent charges have images of their own
+    bonds : pairs of ML atoms (indices into ``numbers``), by which an electric field finds molecules
+        whole; needed in a box only
 
     Raises
     ------
@@ -55,6 +60,9 @@ class ForceBoundary(nn.Module):
         molecule_charges: Tensor
         image_charges: Tensor
 
+    trial_parameters: ClassVar[tuple[float, ...]] = ()
+    """Of `forward`, for comparing compiled forms."""
+
     def __init__(
         self,
         model: LESModel,
@@ -64,6 +72,7 @@ class ForceBoundary(nn.Module):
         atoms: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
         image_charges: Sequence[float] | None = None,
+        bonds: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         model.check_elements(np.asarray(numbers))
@@ -89,10 +98,15 @@ class ForceBoundary(nn.Module):
         self.has_images = image_charges is not None
         counted = [0.0] * len(numbers) if image_charges is None else image_charges
         self.register_buffer("image_charges", torch.tensor(list(counted), dtype=torch.float64))
+        self.references = MoleculeReferences(molecules, bonds)
         self.eval()
 
     def compute(
-        self, positions: Tensor, box: Tensor | None, strength: Tensor | None
+        self,
+        positions: Tensor,
+        box: Tensor | None,
+        strength: Tensor | None,
+        electric_field: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Energy (kJ/mol, double scalar) and forces ([n_particles, 3], kJ/mol/nm, contiguous).
 
@@ -101,13 +115,16 @@ class ForceBoundary(nn.Module):
         positions : [n_particles, 3], nm
         box : [3, 3], nm, rows are vectors; None = isolated
         strength : scalar factor of the model's energy and forces; None = 1. At 0 it is not run.
+        electric_field : [3], V/nm, uniform, external; None = no field
         """
         # One exit: TorchScript fails on an early return in front of a `with` block.
         scale = 1.0 if strength is None else float(strength)
         energy = torch.zeros((), dtype=torch.float64, device=positions.device)
         gradient = torch.zeros((self.atoms.shape[0], 3), dtype=torch.float64, device=positions.device)
         if scale != 0.0:
-            of_model, gradient_of_model = self.energy_and_gradient(self.graph(positions, box))
+            of_model, gradient_of_model = self.energy_and_gradient(
+                self.graph(positions, box), self.field_at(positions, box, electric_field)
+            )
             energy = scale * of_model
             gradient = scale * gradient_of_model.to(torch.float64)
         if self.has_images and box is not None:
@@ -128,30 +145,70 @@ class ForceBoundary(nn.Module):
             energy, gradient = image_sum(r - r[0], self.image_charges, cell, self.coulomb_constant)
         return energy, gradient
 
-    def energy_and_gradient(self, graph: Graph) -> tuple[Tensor, Tensor]:
+    def energy_and_gradient(self, graph: Graph, uniform: UniformField | None = None) -> tuple[Tensor, Tensor]:
         """Energy (eV, double scalar) and its gradient ([n_ml, 3], eV/Å), charge response included.
 
         Of the long-range energy only the part that flows through the charges is differentiated
-        (by a surrogate energy with constant potentials); the part at fixed charges is known.
+        (by a surrogate energy with constant potentials); the part at fixed charges is known. So it is
+        with the energy in a field.
         """
-        prediction = self.model(graph, differentiable=False)
+        external: External | None = None
+        if uniform is not None and self.model.responds:
+            external = uniform.external
+        prediction = self.model(graph, False, external)
         short = prediction.energy_short_range.sum()
         energy = short + prediction.energy_long_range.to(torch.float64).sum()
+        surrogate = short + prediction.response
+        if uniform is not None and not self.model.responds:
+            # Charges that respond to the field have this in their `response`.
+            physical = self.model.physical_charges(prediction.latent_charges, graph)
+            surrogate = surrogate + external_energy(uniform.external, physical, prediction.latent_dipoles)
         with torch.no_grad():
             # Clones, because TorchForce freezes the script and freezing drops detach().
             energy = energy.clone()
             gradients = prediction.gradients.clone()
-            self.latest_charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
-            self.latest_terms = torch.stack([short.clone(), energy - short]).clone()
-        response = torch.autograd.grad([short + prediction.response], [graph.positions])[0]
+            charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
+            terms = [short.clone(), energy - short]
+            if uniform is not None:
+                of_field = field_energy(uniform, charges, prediction.latent_dipoles)
+                gradients = gradients - charges.unsqueeze(1) * uniform.external.field
+                energy = energy + of_field
+                terms.append(of_field)
+            self.latest_charges = charges
+            self.latest_terms = torch.stack(terms).clone()
+        response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         return energy, response + gradients
 
+    def field_at(
+        self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None
+    ) -> UniformField | None:
+        """An electric field ([3], V/nm) at the ML atoms; None without one. Arguments as in `compute`."""
+        uniform: UniformField | None = None
+        if electric_field is not None:
+            with torch.no_grad():
+                r = positions.index_select(0, self.atoms).to(torch.float64) * self.length_factor
+                cell: Tensor | None = None
+                if box is not None:
+                    cell = box.to(torch.float64) * self.length_factor
+                places, moment = self.references(r, cell, self.molecule_charges)
+                strength = electric_field.to(torch.float64) / self.length_factor
+                uniform = uniform_field(strength, places, moment, self.molecule_charges)
+        return uniform
+
     @torch.jit.export
-    def physical_charges(self, positions: Tensor, box: Tensor | None) -> Tensor:
-        """Physical charges, [n_ml] in e, without an energy; arguments as in `compute`."""
+    def physical_charges(
+        self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None = None
+    ) -> Tensor:
+        """Physical charges, [n_ml] in e, without an energy where that can be; arguments as in `compute`."""
+        graph = self.graph(positions, box)
+        uniform = self.field_at(positions, box, electric_field)
         with torch.no_grad():
-            charges = self.model.moments(self.graph(positions, box))[0].clone()
+            if uniform is not None and self.model.responds:
+                prediction = self.model(graph, False, uniform.external)
+                charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
+            else:
+                charges = self.model.moments(graph)[0].clone()
         return charges
 
     @torch.jit.export
@@ -162,16 +219,26 @@ class ForceBoundary(nn.Module):
         return novelty
 
     @torch.jit.export
-    def energy_terms(self, positions: Tensor, box: Tensor | None) -> Tensor:
+    def energy_terms(
+        self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None = None
+    ) -> Tensor:
         """Terms of the energy at full strength, [n_terms] double in kJ/mol, named by ``term_names``.
 
-        Arguments as in `compute`.
+        Arguments as in `compute`; that of the field is there where there is one.
         """
+        graph = self.graph(positions, box)
+        uniform = self.field_at(positions, box, electric_field)
         with torch.no_grad():
-            prediction = self.model(self.graph(positions, box), differentiable=False)
+            external: External | None = None
+            if uniform is not None and self.model.responds:
+                external = uniform.external
+            prediction = self.model(graph, False, external)
             long_range = prediction.energy_long_range.to(torch.float64)
-            terms = torch.stack([prediction.energy_short_range.sum(), long_range.sum()])
-        return terms * self.energy_factor
+            terms = [prediction.energy_short_range.sum(), long_range.sum()]
+            if uniform is not None:
+                charges = self.model.physical_charges(prediction.latent_charges, graph)
+                terms.append(field_energy(uniform, charges, prediction.latent_dipoles))
+        return torch.stack(terms) * self.energy_factor
 
     def graph(self, positions: Tensor, box: Tensor | None) -> Graph:
         """Graph of the ML atoms in Å, positions ready for derivatives; arguments as in `compute`."""

@@ -93,7 +93,8 @@ def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 def _run(
     form: torch.nn.Module, force: ForceBoundary, positions: Tensor, box: Tensor | None
 ) -> tuple[float, Tensor]:
-    arguments = (positions, box) if force.periodic else (positions,)
+    arguments = [positions] if box is None or not force.periodic else [positions, box]
+    arguments += [torch.tensor(value, dtype=torch.float64) for value in force.trial_parameters]
     energy, forces = form(*arguments)
     return float(energy.detach()), forces.detach()
 

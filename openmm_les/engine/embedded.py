@@ -23,6 +23,7 @@ from openmm_les.engine.boundary import ForceBoundary
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
+from openmm_les.models.uniform_field import external_energy, field_energy, superposed
 from openmm_les.neighbors import perpendicular_widths
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, OPENMM_COULOMB_CONSTANT
 
@@ -99,6 +100,8 @@ class Terms(NamedTuple):
     """[n_mm, 3], double, eV/Å"""
     closest: Tensor
     """scalar, Å, from an ML atom to an MM charge without a core; infinite where none is in reach"""
+    field: Tensor
+    """scalar, double, eV, of the physical charges in the uniform external field; 0 without one"""
 
 
 class EmbeddedBoundary(ForceBoundary):
@@ -109,6 +112,7 @@ class EmbeddedBoundary(ForceBoundary):
     model, numbers, molecules, molecule_charges, atoms, dtype : as `ForceBoundary`
     surroundings : the MM charges
     settings : of the coupling
+    bonds : as `ForceBoundary`
 
     Raises
     ------
@@ -132,13 +136,14 @@ class EmbeddedBoundary(ForceBoundary):
         dtype: torch.dtype,
         surroundings: Surroundings,
         settings: CouplingSettings,
+        bonds: Sequence[tuple[int, int]] = (),
     ) -> None:
         if getattr(model.sources, "quadrupolar", False):
             raise EmbeddingError(
                 "electrostatic embedding has no term for latent quadrupoles among MM charges; use "
                 "embedding='mechanical', or a model with latent charges and dipoles"
             )
-        super().__init__(model, numbers, molecules, molecule_charges, atoms, dtype)
+        super().__init__(model, numbers, molecules, molecule_charges, atoms, dtype, None, bonds)
         self.register_buffer("mm_atoms", torch.tensor(surroundings.atoms, dtype=torch.int64))
         self.register_buffer("mm_charges", torch.tensor(surroundings.charges, dtype=torch.float64))
         self.coupling = ChargeCoupling(
@@ -163,6 +168,7 @@ class EmbeddedBoundary(ForceBoundary):
         box: Tensor | None,
         electrostatics: Tensor | None,
         interpolate: Tensor | None,
+        electric_field: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Energy (kJ/mol, double scalar) and forces ([n_particles, 3], kJ/mol/nm, contiguous).
 
@@ -172,17 +178,18 @@ class EmbeddedBoundary(ForceBoundary):
         box : [3, 3], nm, rows are vectors; None = isolated
         electrostatics : scalar factor of what latent and MM charges do to each other; None = 1
         interpolate : scalar factor of everything; None = 1. At 0 the model is not run.
+        electric_field : [3], V/nm, uniform, external; None = no field. MM charges feel it elsewhere
         """
         scale = 1.0 if interpolate is None else float(interpolate)
         strength = 1.0 if electrostatics is None else float(electrostatics)
         energy = torch.zeros((), dtype=torch.float64, device=positions.device)
         gradient = torch.zeros(positions.shape, dtype=torch.float64, device=positions.device)
         if scale != 0.0:
-            terms = self.terms(positions, box, strength)
-            energy = scale * (terms.short_range + terms.latent + strength * terms.coupling)
+            terms = self.terms(positions, box, strength, electric_field)
+            energy = scale * (terms.short_range + terms.latent + strength * terms.coupling + terms.field)
             if strength == 1.0 or not self.model.responds:
                 self.latest_charges = terms.charges
-                self.latest_terms = torch.stack([terms.short_range, terms.latent, terms.coupling])
+                self.latest_terms = self.stacked(terms, electric_field is not None)
             else:  # both would be other ones than at full strength
                 self.latest_charges = torch.zeros_like(terms.charges[:0])
             gradient.index_copy_(0, self.mm_atoms, terms.mm_gradient)
@@ -192,20 +199,32 @@ class EmbeddedBoundary(ForceBoundary):
         return energy * self.energy_factor, forces.to(positions.dtype).contiguous()
 
     @torch.jit.export
-    def physical_charges(self, positions: Tensor, box: Tensor | None) -> Tensor:
-        """Physical charges at full strength, [n_ml] in e; arguments as in `embedded`."""
-        if self.model.responds:
-            charges = self.terms(positions, box, 1.0).charges
-        else:
-            with torch.no_grad():
-                charges = self.model.moments(self.graph(positions, box))[0].clone()
-        return charges
+    def energy_terms(
+        self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None = None
+    ) -> Tensor:
+        """Terms of the energy at full strength, [n_terms] double in kJ/mol, named by ``term_names``."""
+        terms = self.terms(positions, box, 1.0, electric_field)
+        return self.stacked(terms, electric_field is not None) * self.energy_factor
 
     @torch.jit.export
-    def energy_terms(self, positions: Tensor, box: Tensor | None) -> Tensor:
-        """Terms of the energy at full strength, [3] double in kJ/mol, named by ``term_names``."""
-        terms = self.terms(positions, box, 1.0)
-        return torch.stack([terms.short_range, terms.latent, terms.coupling]) * self.energy_factor
+    def physical_charges(
+        self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None = None
+    ) -> Tensor:
+        """Physical charges, [n_ml] in e, at full strength; arguments as in `embedded`."""
+        if self.model.responds:
+            charges = self.terms(positions, box, 1.0, electric_field).charges
+        else:
+            graph = self.graph(positions, box)
+            with torch.no_grad():
+                charges = self.model.moments(graph)[0].clone()
+        return charges
+
+    def stacked(self, terms: Terms, with_field: bool) -> Tensor:
+        """The energies of terms, [3 or 4], double, eV, in the order of ``term_names``."""
+        found = [terms.short_range, terms.latent, terms.coupling]
+        if with_field:
+            found.append(terms.field)
+        return torch.stack(found)
 
     @torch.jit.export
     def closest_bare(self, positions: Tensor, box: Tensor | None) -> Tensor:
@@ -224,8 +243,14 @@ class EmbeddedBoundary(ForceBoundary):
             closest = torch.cat((distances[distances < reach], none)).min()
         return closest
 
-    def terms(self, positions: Tensor, box: Tensor | None, strength: float) -> Terms:
-        """Each energy, and the gradient of ``short_range + latent + strength * coupling``.
+    def terms(
+        self,
+        positions: Tensor,
+        box: Tensor | None,
+        strength: float,
+        electric_field: Tensor | None = None,
+    ) -> Terms:
+        """Each energy, and the gradient of ``short_range + latent + strength * coupling + field``.
 
         Arguments as in `embedded`; gradients at fixed ``strength``.
         """
@@ -244,6 +269,9 @@ class EmbeddedBoundary(ForceBoundary):
                 external = External(
                     strength * felt.potential.to(ones.dtype), strength * felt.field.to(ones.dtype)
                 )
+        uniform = self.field_at(positions, box, electric_field)
+        if self.model.responds and uniform is not None:
+            external = superposed(external, uniform.external)
         prediction = self.model(graph, False, external)
         physical = self.model.physical_charges(prediction.latent_charges, graph)
         short = prediction.energy_short_range.sum()
@@ -261,11 +289,18 @@ class EmbeddedBoundary(ForceBoundary):
             surrogate = surrogate + (potential * physical).sum()
             if self.model.dipolar:
                 surrogate = surrogate - (field * prediction.latent_dipoles).sum()
+            if uniform is not None:
+                of_field = external_energy(uniform.external, physical, prediction.latent_dipoles)
+                surrogate = surrogate + of_field
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         with torch.no_grad():
             gradient = (response + prediction.gradients).to(torch.float64) + strength * met.gradient
             latent = prediction.energy_long_range.to(torch.float64).sum()
+            in_field = torch.zeros_like(latent)
+            if uniform is not None:
+                in_field = field_energy(uniform, charges, prediction.latent_dipoles)
+                gradient = gradient - (charges.unsqueeze(1) * uniform.external.field).to(torch.float64)
             result = Terms(
                 short.clone(),
                 latent.clone(),
@@ -274,6 +309,7 @@ class EmbeddedBoundary(ForceBoundary):
                 gradient.clone(),
                 strength * met.point_gradient,
                 met.closest,
+                in_field,
             )
         return result
 

@@ -17,6 +17,8 @@ from openmm_les.engine.embedded import (
     PeriodicEmbedded,
     Surroundings,
 )
+from openmm_les.engine.field import check_feels_field, field_parameters
+from openmm_les.engine.field_forces import IsolatedFieldEmbedded, PeriodicFieldEmbedded
 from openmm_les.engine.force import CHECKED_ATOMS, warn_of_sharp_cut, wrap_script
 from openmm_les.engine.routes import choose_route
 from openmm_les.models.model import LESModel
@@ -40,6 +42,8 @@ def make_embedded_force(
     parameters: Sequence[str] = (),
     device: str = "auto",
     force_group: int = 0,
+    electric_field: Sequence[float] | None = None,
+    bonds: Sequence[tuple[int, int]] = (),
 ) -> openmm.Force:
     """OpenMM Force of a region's model and of its charges among those of the surroundings.
 
@@ -51,6 +55,7 @@ def make_embedded_force(
     periodic : whether there are images
     route, precision, device, force_group : as `make_force`
     parameters : of `EMBEDDED_PARAMETERS`, the global parameters that scale the force
+    electric_field, bonds : as `make_force`; the field on MM charges is not this force's
 
     Raises
     ------
@@ -70,12 +75,17 @@ def make_embedded_force(
         warn_of_sharp_cut(model)
     route = choose_route(route)
     dtype = PRECISIONS[precision]
-    kind = PeriodicEmbedded if periodic else IsolatedEmbedded
+    kind: type[EmbeddedBoundary] = PeriodicEmbedded if periodic else IsolatedEmbedded
+    taken = field_parameters(electric_field)
+    if taken:
+        kind = PeriodicFieldEmbedded if periodic else IsolatedFieldEmbedded
+        check_feels_field(model, molecules, bonds, periodic)
+    taken.update(dict.fromkeys(parameters, 1.0))
     described = (model, numbers, molecules, molecule_charges)
     _check_compiled(kind, described, dtype, surroundings, settings, route == "torchforce")
-    script = compile_force(kind(*described, atoms, dtype, surroundings, settings))
+    script = compile_force(kind(*described, atoms, dtype, surroundings, settings, bonds))
     return wrap_script(
-        script, periodic=periodic, route=route, parameters=parameters, device=device, force_group=force_group
+        script, periodic=periodic, route=route, parameters=taken, device=device, force_group=force_group
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import uuid
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import openmm
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import compile_force, trial_positions
+from openmm_les.engine.field import FIELD_PARAMETERS, check_feels_field, field_parameters
+from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
 from openmm_les.engine.routes import choose_route, import_torchforce
 from openmm_les.models.model import LESModel
 
@@ -54,8 +56,8 @@ class PythonForceFunction:
         self.device = device
         self.key = uuid.uuid4().hex
         """The same for all copies of the function"""
-        self.evaluated: list[Tensor] | None = None
-        """Positions (and box) of the last evaluation, whose results the module keeps"""
+        self.evaluated: list[Tensor | None] | None = None
+        """Positions, box and electric field of the last evaluation, whose results the module keeps"""
         self.parameters = tuple(parameters)
         self._module: torch.jit.ScriptModule | None = None
 
@@ -82,13 +84,15 @@ class PythonForceFunction:
     def __call__(self, state: openmm.State) -> tuple[float, Any]:
         """Energy in kJ/mol and forces [n, 3] in kJ/mol/nm (numpy, double)."""
         device = self.torch_device()
-        arguments = [_tensor(state.getPositions(asNumpy=True), device)]
-        if self.periodic:
-            arguments.append(_tensor(state.getPeriodicBoxVectors(asNumpy=True), device))
-        places = list(arguments)
+        positions = _tensor(state.getPositions(asNumpy=True), device)
+        box = _tensor(state.getPeriodicBoxVectors(asNumpy=True), device) if self.periodic else None
         values = state.getParameters()
-        for name in self.parameters:
-            arguments.append(torch.tensor(values[name], dtype=torch.float64, device=device))
+        known = {name: torch.tensor(values[name], dtype=torch.float64) for name in self.parameters}
+        arguments = [positions] if box is None else [positions, box]
+        arguments += [value.to(device) for value in known.values()]
+        field = (
+            torch.stack([known[name] for name in FIELD_PARAMETERS]) if FIELD_PARAMETERS[0] in known else None
+        )
         try:
             # The optimiser would take seconds at the second and third step and gain nothing.
             with torch.jit.optimized_execution(False):
@@ -98,7 +102,7 @@ class PythonForceFunction:
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
         # At strength 0 the module has not looked at the positions.
         off = LAMBDA_INTERPOLATE in self.parameters and values[LAMBDA_INTERPOLATE] == 0.0
-        self.evaluated = None if off else places
+        self.evaluated = None if off else [positions, box, field]
         RUNNING[self.key] = self
         return float(energy.detach()), forces.detach().cpu().numpy()
 
@@ -117,6 +121,8 @@ def make_force(
     device: str = "auto",
     force_group: int = 0,
     image_charges: Sequence[float] | None = None,
+    electric_field: Sequence[float] | None = None,
+    bonds: Sequence[tuple[int, int]] = (),
 ) -> openmm.Force:
     """OpenMM Force that runs a model on all particles of a system or on some of them.
 
@@ -135,6 +141,9 @@ def make_force(
     force_group : of the force
     image_charges : [n_ml], e, charges whose energy with their periodic images is subtracted, at any
         ``lambda_interpolate``; see `ForceBoundary`
+    electric_field : [3], V/nm, uniform; adds the global parameters of `FIELD_PARAMETERS` with these
+        values. None = none
+    bonds : pairs of indices into ``numbers``; needed with a field where ``periodic``
 
     Raises
     ------
@@ -143,7 +152,8 @@ def make_force(
     UnknownElementError
         An element that the model was not trained on.
     ValueError
-        An unknown route or precision.
+        An unknown route or precision; a field for a model without charges, or in a box without the bonds
+        that hold each molecule together.
 
     Warns
     -----
@@ -155,18 +165,22 @@ def make_force(
     if periodic:
         warn_of_sharp_cut(model)
     route = choose_route(route)
-    kind = PeriodicForce if periodic else IsolatedForce
+    parameters = field_parameters(electric_field)
+    kind: type[PeriodicForce] | type[IsolatedForce] = PeriodicForce if periodic else IsolatedForce
+    if parameters:
+        check_feels_field(model, molecules, bonds, periodic)
+        kind = PeriodicFieldForce if periodic else IsolatedFieldForce
     dtype = PRECISIONS[precision]
     # Since 8.6 OpenMM hands over the ML atoms only; elsewhere the module picks them.
     narrowed = route == "python" and atoms is not None and hasattr(openmm.PythonForce, "setParticles")
     chosen = None if narrowed else atoms
-    module = kind(model, numbers, molecules, molecule_charges, chosen, dtype, image_charges)
+    module = kind(model, numbers, molecules, molecule_charges, chosen, dtype, image_charges, bonds)
     _check_compiled(kind, model, numbers, molecules, molecule_charges, dtype, route == "torchforce")
     return wrap_script(
         compile_force(module),
         periodic=periodic,
         route=route,
-        parameters=(LAMBDA_INTERPOLATE,) if scalable else (),
+        parameters={**parameters, LAMBDA_INTERPOLATE: 1.0} if scalable else parameters,
         device=device,
         force_group=force_group,
         particles=atoms if narrowed else None,
@@ -189,7 +203,7 @@ def wrap_script(
     *,
     periodic: bool,
     route: str,
-    parameters: Sequence[str],
+    parameters: Mapping[str, float],
     device: str,
     force_group: int,
     particles: Sequence[int] | None = None,
@@ -201,7 +215,7 @@ def wrap_script(
     script : from `compile_force`
     periodic : whether it takes a box
     route : "torchforce" or "python"
-    parameters : names of the global parameters that it takes, in their order; all start at 1
+    parameters : global parameters that it takes, in their order, with their first values
     device : torch device of route "python"
     force_group : of the force
     particles : [n], those whose positions the module takes (route "python" only); None = all
@@ -209,15 +223,15 @@ def wrap_script(
     if route == "torchforce":
         force = import_torchforce().TorchForce(script)
         force.setOutputsForces(True)
-        for name in parameters:
-            force.addGlobalParameter(name, 1.0)
+        for name, value in parameters.items():
+            force.addGlobalParameter(name, value)
     else:
         archive = io.BytesIO()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
             torch.jit.save(script, archive)
-        function = PythonForceFunction(archive.getvalue(), periodic, device, parameters)
-        force = openmm.PythonForce(function, dict.fromkeys(parameters, 1.0))
+        function = PythonForceFunction(archive.getvalue(), periodic, device, tuple(parameters))
+        force = openmm.PythonForce(function, dict(parameters))
         if particles is not None:
             force.setParticles([int(i) for i in particles])
     force.setUsesPeriodicBoundaryConditions(periodic)
@@ -237,9 +251,9 @@ def _check_compiled(
 ) -> None:
     """`check_forms` on the first atoms of the system, on a lattice."""
     n = min(len(numbers), CHECKED_ATOMS)
-    charges = [0.1 * (-1) ** k for k in range(n)] if kind is PeriodicForce else None
+    charges = [0.1 * (-1) ** k for k in range(n)] if kind.periodic else None
     module = kind(model, numbers[:n], molecules[:n], molecule_charges, None, dtype, charges)
-    box = torch.eye(3, dtype=torch.float64) * 3.0 if kind is PeriodicForce else None
+    box = torch.eye(3, dtype=torch.float64) * 3.0 if kind.periodic else None
     compile_force(module, trial_positions(n, box), box, optimized)
 
 

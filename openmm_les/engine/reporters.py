@@ -20,6 +20,7 @@ import torch
 from openmm import app, unit
 from torch import Tensor
 
+from openmm_les.engine.field import FIELD_PARAMETERS, FIELD_TERM
 from openmm_les.engine.force import RUNNING, PythonForceFunction
 from openmm_les.engine.routes import import_torchforce
 from openmm_les.exceptions import RouteError
@@ -63,9 +64,21 @@ class MLForceReader:
         self.total_charge = float(self.module.molecule_charges.sum())
         """e"""
 
-    def charges(self, positions: np.ndarray, box: np.ndarray | None) -> np.ndarray:
-        """Physical charges, [n_ml] in e; ``positions`` [n_particles, 3] and ``box`` [3, 3] in nm."""
-        arguments = self._arguments(positions, box)
+    def charges(
+        self,
+        positions: np.ndarray,
+        box: np.ndarray | None,
+        parameters: Mapping[str, float] | None = None,
+    ) -> np.ndarray:
+        """Physical charges, [n_ml] in e.
+
+        Parameters
+        ----------
+        positions : [n_particles, 3], nm
+        box : [3, 3], nm
+        parameters : of the Context; needed where the force takes an electric field
+        """
+        arguments = self._arguments(positions, box, parameters)
         known = self._known(arguments)
         if known is not None:
             return known.latest_charges.double().cpu().numpy()
@@ -76,12 +89,17 @@ class MLForceReader:
     def novelty(self, positions: np.ndarray, box: np.ndarray | None) -> np.ndarray:
         """Distance of the ML atoms from the training data, [n_ml]; see `LESModel.novelty`."""
         with torch.jit.optimized_execution(False):
-            novelty = self.module.novelty(*self._arguments(positions, box))
+            novelty = self.module.novelty(*self._places(positions, box))
         return novelty.double().cpu().numpy()
 
-    def energy_terms(self, positions: np.ndarray, box: np.ndarray | None) -> dict[str, float]:
+    def energy_terms(
+        self,
+        positions: np.ndarray,
+        box: np.ndarray | None,
+        parameters: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
         """Terms of the ML energy at full strength by name, kJ/mol; arguments as in `charges`."""
-        arguments = self._arguments(positions, box)
+        arguments = self._arguments(positions, box, parameters)
         known = self._known(arguments)
         if known is not None:
             terms = known.latest_terms * KJ_PER_MOL_PER_EV
@@ -92,9 +110,20 @@ class MLForceReader:
 
     def closest_bare(self, positions: np.ndarray, box: np.ndarray | None) -> float:
         """Least distance (nm) of an MM charge without Lennard-Jones; for electrostatic embedding only."""
-        return float(self.module.closest_bare(*self._arguments(positions, box)))
+        return float(self.module.closest_bare(*self._places(positions, box)))
 
-    def _arguments(self, positions: np.ndarray, box: np.ndarray | None) -> list[Tensor | None]:
+    def _arguments(
+        self, positions: np.ndarray, box: np.ndarray | None, parameters: Mapping[str, float] | None
+    ) -> list[Tensor | None]:
+        arguments = self._places(positions, box)
+        if FIELD_TERM in self.term_names:
+            if parameters is None:
+                raise ValueError("the force takes an electric field: give `parameters`, those of the Context")
+            values = [parameters[name] for name in FIELD_PARAMETERS]
+            arguments.append(torch.tensor(values, dtype=torch.float64, device=self._device))
+        return arguments
+
+    def _places(self, positions: np.ndarray, box: np.ndarray | None) -> list[Tensor | None]:
         seen = positions if self._particles is None else positions[self._particles]
         cell = None
         if self.periodic and box is not None:
@@ -109,7 +138,7 @@ class MLForceReader:
         if running is None or running.evaluated is None:
             return None
         same = all(
-            given is not None and torch.equal(given, seen)
+            given is seen or (given is not None and seen is not None and torch.equal(given, seen.to(given)))
             for given, seen in zip(arguments, running.evaluated)
         )
         module = running.module()
@@ -211,7 +240,7 @@ class LatentChargeReporter(_Reporter):
         return quantities
 
     def _row(self, reader, simulation, state, positions, box):
-        row = {"particles/ml/charge": reader.charges(positions, box)}
+        row = {"particles/ml/charge": reader.charges(positions, box, _parameters(simulation))}
         if self._with_positions:
             row["particles/ml/position"] = positions[reader.atoms]
             if reader.periodic:
@@ -260,7 +289,7 @@ class DipoleReporter(_Reporter):
         return quantities
 
     def _row(self, reader, simulation, state, positions, box):
-        charges = reader.charges(positions, box)
+        charges = reader.charges(positions, box, _parameters(simulation))
         places = positions[reader.atoms] * ANGSTROM_PER_NM
         cell = box * ANGSTROM_PER_NM
         if reader.periodic:
@@ -281,7 +310,7 @@ class EnergyTermReporter(_Reporter):
 
     ``observables/energy_short_range`` and ``…_long_range`` of the model, what further terms the force
     has (those between ML and MM charges), ``observables/potential_energy`` of the whole system.
-    Terms are at full strength, whatever ``lambda_interpolate`` is.
+    Terms are at full strength, whatever ``lambda_interpolate`` is; in an electric field as it is.
 
     Parameters
     ----------
@@ -295,7 +324,7 @@ class EnergyTermReporter(_Reporter):
         return [Quantity(name, (), "kJ mol-1") for name in (*names, "observables/potential_energy")]
 
     def _row(self, reader, simulation, state, positions, box):
-        terms = reader.energy_terms(positions, box)
+        terms = reader.energy_terms(positions, box, _parameters(simulation))
         row = {f"observables/energy_{name}": value for name, value in terms.items()}
         total = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         return {**row, "observables/potential_energy": total}
@@ -342,6 +371,10 @@ def _images(
         steps = (places[new] - places[known]) @ inverse
         images[new] = images[known] - np.round(steps)
     return images
+
+
+def _parameters(simulation: app.Simulation) -> dict[str, float]:
+    return dict(simulation.context.getParameters())
 
 
 def _mass(system: openmm.System, particle: int) -> float:

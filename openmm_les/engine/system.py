@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import openmm
 from openmm import app
 
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.connectivity import connectivity_force
+from openmm_les.engine.field import field_parameters, refuse_derivatives
 from openmm_les.engine.force import make_force
-from openmm_les.engine.topology import atomic_numbers, molecules_and_charges
+from openmm_les.engine.topology import atomic_numbers, molecules_and_charges, topology_bonds
 from openmm_les.models.model import LESModel
 
 
@@ -23,6 +25,7 @@ def create_system(
     precision: str = "single",
     remove_cm_motion: bool = True,
     device: str = "auto",
+    electric_field: Sequence[float] | None = None,
 ) -> openmm.System:
     """System of a topology with all its interactions from one model.
 
@@ -40,6 +43,9 @@ def create_system(
     precision : "single" or "double" arithmetic of the model
     remove_cm_motion : adds a CMMotionRemover
     device : torch device of route "python"; TorchForce follows its platform
+    electric_field : [3], V/nm, uniform and external: adds the energy ``-E · M`` of the total dipole and
+        the global parameters ``electric_field_x``, ``…_y``, ``…_z``, which start at these values. In a
+        box see `openmm_les.engine.field`. None = no field, no parameters
 
     Returns
     -------
@@ -53,7 +59,8 @@ def create_system(
     UnknownElementError
         An atom without an element, or of one that the model does not know.
     ValueError
-        No atoms, bonds missing, or charges that do not fit the molecules.
+        No atoms, bonds missing, or charges that do not fit the molecules; a field for a model without
+        charges.
     """
     if topology.getNumAtoms() == 0:
         raise ValueError("`topology` has no atoms")
@@ -75,8 +82,13 @@ def create_system(
         route=route,
         precision=precision,
         device=device,
+        electric_field=electric_field,
+        bonds=topology_bonds(topology),
     )
     system.addForce(force)
+    if electric_field is not None:
+        # OpenMM lists all parameters as soon as a force has the derivative by one of them.
+        system.addForce(refuse_derivatives({**field_parameters(electric_field), LAMBDA_INTERPOLATE: 1.0}))
     if box is not None:
         firsts: dict[int, int] = {}
         pairs = [(firsts.setdefault(molecule, i), i) for i, molecule in enumerate(molecules)]

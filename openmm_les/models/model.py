@@ -18,6 +18,7 @@ from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.domain import FeatureDomain
 from openmm_les.models.heads import conserve_charge
 from openmm_les.models.long_range import External, LongRange
+from openmm_les.models.uniform_field import check_flow, external_energy, field_energy, field_of_graph
 from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
 from openmm_les.neighbors import single_graph
 
@@ -58,6 +59,8 @@ class Evaluation:
     """[n_atoms], e, physical ones, see `LESModel.physical_charges`"""
     stress: Optional[np.ndarray] = None
     """[3, 3], eV/Å³, +(1/V) dE/dstrain, where asked for"""
+    energy_field: float = 0.0
+    """eV, in an external electric field; part of ``energy``"""
 
 
 class LESModel(nn.Module):
@@ -267,6 +270,7 @@ class LESModel(nn.Module):
         total_charge: Union[float, Sequence[float]] = 0,
         molecules: Optional[np.ndarray] = None,
         stress: bool = False,
+        electric_field: Optional[Sequence[float]] = None,
     ) -> Evaluation:
         """Energy, forces and latent charges of one configuration, and its stress where asked for.
 
@@ -279,6 +283,8 @@ class LESModel(nn.Module):
         molecules : [n_atoms], index of each atom's molecule; None = bonded by covalent radii
         stress : also ``(1/V) dE/dstrain`` of the cell and all atoms with it; the pressure without its
             kinetic part is minus a third of the trace
+        electric_field : [3], V/Å, uniform and external: adds ``-E · M`` of the total dipole, molecules whole
+            (in a cell defined up to ``E · L`` times the charge of a molecule moved by the cell vector L)
 
         Raises
         ------
@@ -286,11 +292,17 @@ class LESModel(nn.Module):
             An element that the model was not trained on.
         ValueError
             A shape or value that cannot be used; charges that do not fit the molecules; the stress
-            of an isolated system.
+            of an isolated system or in a field.
         """
         if stress and cell is None:
             raise ValueError("`stress=True` needs a `cell`: an isolated system has no volume")
+        if stress and electric_field is not None:
+            raise ValueError(
+                "`stress=True` is not given in an `electric_field`: it depends on what is held fixed"
+            )
         graph = self.make_graph(positions, atomic_numbers, cell, total_charge, molecules)
+        if electric_field is not None:
+            return self._evaluate_in_field(graph, np.asarray(electric_field, dtype=np.float64))
         dtype, device = graph.positions.dtype, graph.positions.device
         with torch.enable_grad():
             places = graph.positions.requires_grad_(True)
@@ -314,6 +326,40 @@ class LESModel(nn.Module):
             energy_long_range=float(output.energy_long_range.detach()[0]),
             charges=self.physical_charges(output.latent_charges.detach(), graph).double().cpu().numpy(),
             stress=None if cell is None or not virial else _stress(virial[0], np.asarray(cell)),
+        )
+
+    @torch.jit.unused
+    def _evaluate_in_field(self, graph: Graph, electric_field: np.ndarray) -> Evaluation:
+        """`evaluate` in a field, [3] in V/Å, with the surrogate that simulations differentiate."""
+        if electric_field.shape != (3,) or not np.isfinite(electric_field).all():
+            raise ValueError(f"`electric_field` must be three numbers in V/Å, got {electric_field.tolist()}")
+        if bool((graph.cells != 0.0).any()):
+            check_flow(self, len(torch.unique(graph.molecules)))
+        uniform = field_of_graph(graph, torch.from_numpy(electric_field))
+        with torch.enable_grad():
+            places = graph.positions.requires_grad_(True)
+            output = self(graph, False, uniform.external if self.responds else None)
+            charges = self.physical_charges(output.latent_charges, graph)
+            surrogate = output.energy_short_range.sum() + output.response
+            if not self.responds:
+                surrogate = surrogate + external_energy(uniform.external, charges, output.latent_dipoles)
+            (response,) = torch.autograd.grad(surrogate, places)
+        charges = charges.detach()
+        gradient = response + output.gradients.detach() - charges.unsqueeze(1) * uniform.external.field
+        short, long = (
+            float(e.detach()[0]) for e in (output.energy_short_range, output.energy_long_range.double())
+        )
+        in_field = float(field_energy(uniform, charges, output.latent_dipoles))
+        if not (math.isfinite(short + long + in_field) and bool(torch.isfinite(gradient).all())):
+            raise ValueError("energy or forces are not finite: do atoms of `positions` coincide?")
+        return Evaluation(
+            energy=short + long + in_field,
+            forces=-gradient.double().cpu().numpy(),
+            latent_charges=output.latent_charges.detach().double().cpu().numpy(),
+            energy_short_range=short,
+            energy_long_range=long,
+            charges=charges.double().cpu().numpy(),
+            energy_field=in_field,
         )
 
     @torch.jit.unused

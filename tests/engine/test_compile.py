@@ -9,6 +9,7 @@ from openmm_les.engine.compile import compile_force, trial_positions
 from openmm_les.exceptions import RouteError
 from openmm_les.graph import Graph
 from openmm_les.models.backbone import BackboneOutput
+from openmm_les.models.uniform_field import UniformField
 from tests.engine.builders import BOXES, quiet_model, water_and_formamide
 
 POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
@@ -17,7 +18,7 @@ POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
 class DetachedForce(IsolatedForce):
     """A surrogate with a constant made by detach(), which freezing drops."""
 
-    def energy_and_gradient(self, graph: Graph) -> tuple[Tensor, Tensor]:
+    def energy_and_gradient(self, graph: Graph, uniform: UniformField | None = None) -> tuple[Tensor, Tensor]:
         prediction = self.model(graph)
         short = prediction.energy_short_range.sum()
         constant = prediction.energy_long_range.detach().sum()
