@@ -132,12 +132,20 @@ def multipole_model(
     electrostatics: LatentCoulomb | None = None,
     elements: Sequence[int] = ELEMENTS,
     n_layers: int = 2,
+    cutoff: float = 4.5,
     **arguments,
 ) -> LESModel:
     """Untrained `LESModel` with `MultipoleSources` of ``arguments`` whose moments are of real sizes."""
     sources_settings = {"dipoles": True, **arguments}
     wanted = sources_settings.get("quadrupoles") or sources_settings.get("polarizability") == "tensor"
-    settings = {"n_channels": 6, "n_message": 3, "n_radial": 5, "n_basis": 4, "n_layers": n_layers}
+    settings = {
+        "n_channels": 6,
+        "n_message": 3,
+        "n_radial": 5,
+        "n_basis": 4,
+        "n_layers": n_layers,
+        "cutoff": cutoff,
+    }
     solver = LatentCoulomb() if electrostatics is None else electrostatics
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -32,6 +32,7 @@ def evaluate(
     stress_key: labels.StressKey = "",
     dipole_key: labels.DipoleKey = "",
     born_charges_key: labels.BornChargesKey = "",
+    polarizability_key: labels.PolarizabilityKey = "",
     charge_key: labels.ChargeKey = "",
     energy_unit: labels.EnergyUnit = "",
     length_unit: labels.LengthUnit = "",
@@ -77,11 +78,13 @@ def error_table(results: dict[str, Any]) -> Any:
     table = Table(title=f"{results['model']} on {results['split']} data", title_justify="left")
     table.add_column("group")
     everything = results["all"]
-    agreements = [name for name in ("dipole", "born_charges", "stress") if everything[name] is not None]
+    kinds = ("dipole", "born_charges", "polarizability", "stress")
+    agreements = [name for name in kinds if everything[name] is not None]
     columns = ["n", "F MAE\nmeV/Å", "F RMSE\nmeV/Å", "E MAE\nmeV/atom"]
     titles = {
         "dipole": ["dipole r", "slope"],
         "born_charges": ["Born r²", "slope", "MAE\ne"],
+        "polarizability": ["α r²", "slope", "MAE\nÅ³"],
         "stress": ["stress r", "MAE\nGPa"],
     }
     for name in agreements:

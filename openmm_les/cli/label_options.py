@@ -18,6 +18,7 @@ ForcesKey = Annotated[str, _option('Name of the forces; with "grad" in it: of th
 StressKey = Annotated[str, _option("Name of the stresses.")]
 DipoleKey = Annotated[str, _option("Name of the dipoles.")]
 BornChargesKey = Annotated[str, _option("Name of the Born effective charges.")]
+PolarizabilityKey = Annotated[str, _option("Name of the polarizabilities, Å³.")]
 ChargeKey = Annotated[str, _option("Name of the total charges, e.")]
 EnergyUnit = Annotated[str, _option("eV, hartree, kcal/mol …; default: what the file or its format says.")]
 LengthUnit = Annotated[str, _option("Of positions and cells: Å, nm, bohr.")]

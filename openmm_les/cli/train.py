@@ -71,9 +71,22 @@ def train(
         bool, typer.Option("--born-charges", help="Tune charges on Born effective charges, too.")
     ] = False,
     born_charges_weight: Annotated[float, typer.Option(help="Of Born charges, V/Å.")] = 0.2,
+    polarizability_labels: Annotated[
+        bool, typer.Option("--polarizability-labels", help="Tune polarizabilities on theirs, too.")
+    ] = False,
+    polarizability_weight: Annotated[float, typer.Option(help="Of polarizabilities per atom, eV/Å⁴.")] = 1.0,
     molecule_weight: Annotated[
         float, typer.Option(help="Of net forces and torques on molecules among others, which tell charges.")
     ] = 0.0,
+    latent_dipoles: Annotated[
+        bool, typer.Option("--latent-dipoles", help="Latent dipoles beside the charges.")
+    ] = False,
+    latent_quadrupoles: Annotated[
+        bool, typer.Option("--latent-quadrupoles", help="Latent quadrupoles, too; no mesh takes them.")
+    ] = False,
+    polarizability: Annotated[
+        str, typer.Option(help="isotropic or tensor: dipoles that fields induce.", show_default=False)
+    ] = "",
     short_range_only: Annotated[
         bool, typer.Option("--short-range-only", help="No charges: the same backbone without Coulomb.")
     ] = False,
@@ -112,6 +125,7 @@ def train(
     stress_key: labels.StressKey = "",
     dipole_key: labels.DipoleKey = "",
     born_charges_key: labels.BornChargesKey = "",
+    polarizability_key: labels.PolarizabilityKey = "",
     charge_key: labels.ChargeKey = "",
     energy_unit: labels.EnergyUnit = "",
     length_unit: labels.LengthUnit = "",

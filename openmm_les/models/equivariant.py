@@ -351,6 +351,12 @@ class EquivariantBackbone(ExactConstants):
         """Constructor arguments, JSON-ready."""
         return dict(self.settings)
 
+    @torch.jit.unused
+    def give_equivariants(self, rank: int) -> None:
+        """Give equivariants up to a rank from now on, or up to the one that is given already."""
+        self.equivariants = max(self.equivariants, rank)
+        self.settings["equivariants"] = self.equivariants
+
     def forward(self, graph: Graph) -> BackboneOutput:
         n = graph.positions.shape[0]
         species = self.index[graph.numbers]

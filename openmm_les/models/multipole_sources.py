@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from openmm_les.electrostatics import LatentCoulomb, PolarizableMultipoles
 from openmm_les.graph import Graph, cell_of
 from openmm_les.models.backbone import BackboneOutput
-from openmm_les.models.heads import LatentChargeHead
+from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.long_range import External, LongRange
+from openmm_les.models.model import LESModel
 from openmm_les.models.multipole_heads import GatedSum, InversePolarizability
 
 POLARIZABILITIES = ("", "isotropic", "tensor")
@@ -220,6 +221,42 @@ class MultipoleSources(nn.Module):
         return moments.charges, dipoles
 
 
+def add_multipoles(model: LESModel, **settings: Any) -> None:
+    """Give a model of charges, trained or not, multipoles and polarizabilities beside them, in place.
+
+    Its charge head goes on; the rest is to be trained.
+
+    Parameters
+    ----------
+    model : with a `LatentChargeHead`
+    settings : ``dipoles``, ``quadrupoles``, ``polarizability``, ``induction`` of `MultipoleSources`
+
+    Raises
+    ------
+    ValueError
+        Another kind of charges, a scale of the charges, or a backbone that cannot give what is read.
+    """
+    head, backbone = model.charge_head, model.backbone
+    if not isinstance(head, LatentChargeHead) or model.sources is not None:
+        kind = type(head if model.sources is None else model.sources).__name__
+        raise ValueError(f"multipoles can be added to charges of a LatentChargeHead, these are of {kind}")
+    sources = MultipoleSources(
+        model.elements,
+        cast(int, backbone.n_features),
+        int(getattr(backbone, "n_equivariants", 0)),
+        n_hidden=head.hidden.out_features,
+        charge_gain=head.gain,
+        electrostatics=model.electrostatics,
+        **settings,
+    )
+    give = getattr(backbone, "give_equivariants", None)
+    if give is not None:
+        give(sources.equivariants)
+    model.set_sources(sources.to(next(head.parameters())))
+    sources.charge_head = head
+    model.charge_head = NoCharges()
+
+
 def _part(values: Optional[Tensor], begin: int, end: int) -> Optional[Tensor]:
     """Rows of what may be absent."""
     if values is None:
@@ -237,4 +274,4 @@ def _constant(moments: Moments) -> Moments:
     return Moments(moments.charges.clone(), moments.dipoles.clone(), quadrupoles, inverse)
 
 
-__all__ = ["INDUCTIONS", "POLARIZABILITIES", "Moments", "MultipoleSources"]
+__all__ = ["INDUCTIONS", "POLARIZABILITIES", "Moments", "MultipoleSources", "add_multipoles"]

@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     """[n_configurations, 3], e·Å, NaN where there is no label"""
     born_charges: Tensor
     """[n_atoms, 3, 3], e, [atom, polarisation, displacement], NaN where there is no label"""
+    polarizability: Tensor
+    """[n_configurations, 3, 3], Å³, NaN where there is no label"""
     indices: Tensor
     """[n_configurations], int64, in the data set"""
 
@@ -74,9 +76,12 @@ class GraphData:
         self.forces = torch.from_numpy(c.forces).to(dtype)
         self.energy = torch.from_numpy(c.energy)
         self.stress = torch.from_numpy(c.stress).to(dtype)
-        # Dipoles of periodic systems are defined up to a lattice of values: no labels.
+        # Dipoles of periodic systems are defined up to a lattice of values, and their polarizabilities
+        # are no property of a molecule: no labels.
         in_cell = torch.from_numpy((c.cell != 0.0).any((1, 2)))
         self.dipole = torch.from_numpy(c.dipole).to(dtype).masked_fill(in_cell.unsqueeze(1), torch.nan)
+        polarizability = torch.from_numpy(c.polarizability).to(dtype)
+        self.polarizability = polarizability.masked_fill(in_cell.view(-1, 1, 1), torch.nan)
         self.born_charges = torch.from_numpy(c.born_charges).to(dtype)
         self.cells = torch.from_numpy(c.cell).to(dtype)
         centers, neighbors, shifts, counts = [], [], [], []
@@ -168,6 +173,7 @@ class GraphData:
             self.stress[chosen],
             self.dipole[chosen],
             self.born_charges[atoms],
+            self.polarizability[chosen],
             chosen,
         )
 

@@ -98,6 +98,11 @@ def _charges(description: Mapping[str, Any], settings: TrainingSettings) -> str:
     kind, kept = "latent charges", "molecule"
     if sources and sources["type"] == "ChargeEquilibration":
         kind, kept = "latent charges by equilibration", sources["conserve"]
+    if sources and sources["type"] == "MultipoleSources":
+        more = [name for name in ("dipoles", "quadrupoles") if sources[name]]
+        if sources["polarizability"]:
+            more.append(f"{sources['polarizability']} polarizabilities")
+        kind = " and ".join([", ".join(["latent charges", *more[:-1]]), more[-1]])
     return (
         f"{kind} with σ = {coulomb['smearing']:g} Å, conserved per {kept}, "
         f"{'converged Coulomb sum' if coulomb['k_cutoff'] is None else 'sharp cut of the Coulomb sum'}."
@@ -109,16 +114,23 @@ def _labels(settings: TrainingSettings) -> str:
     if settings.short_range_only:
         return "There are no charges in this model."
     if tuned:
-        return (
+        text = (
             f"The charges were tuned on {' and '.join(tuned)}; they are not a prediction from energies alone."
         )
-    return "Charges follow from these alone: no dipoles, no partial or Born charges were trained on."
+    else:
+        text = "Charges follow from these alone: no dipoles, no partial or Born charges were trained on."
+    return text + " Polarizabilities were trained on labels." * settings.polarizability_labels
 
 
 def _table(results: Mapping[str, Any]) -> Iterator[str]:
     """Errors by group."""
     columns = ["group", "n", "force MAE, meV/Å", "force RMSE", "energy MAE, meV/atom"]
-    others = {"dipole": "dipole", "born_charges": "Born charges", "stress": "stress"}
+    others = {
+        "dipole": "dipole",
+        "born_charges": "Born charges",
+        "polarizability": "polarizability",
+        "stress": "stress",
+    }
     shown = [name for name in others if results["all"][name] is not None]
     for name in shown:
         columns += [f"{others[name]} r", "slope"]

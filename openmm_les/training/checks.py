@@ -108,6 +108,7 @@ def check_configurations(
     labels = {
         "dipoles": np.isfinite(c.dipole).all(1),
         "stress": np.isfinite(c.stress).all((1, 2)),
+        "polarizabilities": np.isfinite(c.polarizability).all((1, 2)),
         "Born charges": np.minimum.reduceat(np.isfinite(c.born_charges).all((1, 2)), c.offsets[:-1]),
     }
     report = Report(

@@ -42,6 +42,8 @@ class Configurations:
     """[n, 3, 3], eV/Å³, +(1/V) dE/dstrain; NaN where there is no label"""
     born_charges: np.ndarray
     """[n_atoms, 3, 3], e, [atom, polarisation, displacement]; NaN where there is no label"""
+    polarizability: np.ndarray
+    """[n, 3, 3], Å³; NaN where there is no label"""
     group: np.ndarray
     """[n], str: the kind of configuration, for errors by group"""
     name: np.ndarray
@@ -117,6 +119,7 @@ def make_configurations(
         "dipole": np.full((n, 3), np.nan),
         "stress": np.full((n, 3, 3), np.nan),
         "born_charges": np.full((len(numbers), 3, 3), np.nan),
+        "polarizability": np.full((n, 3, 3), np.nan),
         "group": np.full(n, ""),
         "name": np.full(n, ""),
         "split": np.full(n, ""),
@@ -142,6 +145,7 @@ _TRAILING = {
     "dipole": (3,),
     "stress": (3, 3),
     "born_charges": (3, 3),
+    "polarizability": (3, 3),
 }
 
 

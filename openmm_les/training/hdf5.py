@@ -90,11 +90,11 @@ def _flat(
         "stress": _first(arrays, labels.stress_key, "stress", "virial"),
         "dipole": _first(arrays, labels.dipole_key, "dipole"),
         "born_charges": _first(arrays, labels.born_charges_key, "born_charges", "bec"),
+        "polarizability": _first(arrays, labels.polarizability_key, "polarizability", "alpha"),
         "total_charge": _first(arrays, labels.charge_key, "total_charge"),
     }
-    asked = [
-        key for key in (labels.key(name) for name in ("stress", "dipole", "born_charges", "charge")) if key
-    ]
+    kinds = ("stress", "dipole", "born_charges", "polarizability", "charge")
+    asked = [key for key in map(labels.key, kinds) if key]
     required = ["offsets", "atomic_numbers", "positions", energy_key, forces_key, *asked]
     missing = [key for key in required if key not in arrays]
     if missing:
@@ -138,6 +138,7 @@ def _flat(
             dipole=arrays[optional["dipole"]] * units.factor("dipole") if optional["dipole"] else None,
             stress=None if stress is None else units.stress(stress, cell),
             born_charges=None if born is None else in_born_order(born, labels.born_charges_order),
+            polarizability=arrays.get(optional["polarizability"]),
             group=_strings(arrays.get("group", np.full(n, path.stem))),
             name=_strings(arrays["name"]) if "name" in arrays else None,
             split=_strings(arrays["split"]) if "split" in arrays else None,

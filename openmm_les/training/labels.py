@@ -31,6 +31,8 @@ class LabelFormat:
     stress_key: str = ""
     dipole_key: str = ""
     born_charges_key: str = ""
+    polarizability_key: str = ""
+    """Å³"""
     charge_key: str = ""
     """total charge, e"""
     energy_unit: str = ""

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from openmm_les.graph import Graph, configuration_index
 from openmm_les.models.model import LESModel, Prediction
-from openmm_les.models.response import born_charges_of_moments, total_dipole
+from openmm_les.models.response import (
+    born_charges_of_moments,
+    polarizability_of_moments,
+    probing_fields,
+    total_dipole,
+)
 from openmm_les.training.batches import Batch
 
 
@@ -29,6 +34,8 @@ class Outputs(NamedTuple):
     """[n_configurations, 3], e·Å; None where not asked for"""
     born_charges: Tensor | None
     """[n_atoms, 3, 3], e, [atom, polarisation, displacement]; None where not asked for"""
+    polarizability: Tensor | None
+    """[n_configurations, 3, 3], Å³; None where not asked for"""
 
 
 class Weights(NamedTuple):
@@ -40,6 +47,7 @@ class Weights(NamedTuple):
     dipole: float = 0.0
     born_charges: float = 0.0
     molecule: float = 0.0
+    polarizability: float = 0.0
 
 
 class Losses(NamedTuple):
@@ -58,6 +66,8 @@ class Losses(NamedTuple):
     """e, mean size of the error of an atom"""
     molecule: Tensor
     """eV/Å, see `molecule_error`"""
+    polarizability: Tensor
+    """Å³ per atom, mean size of the error over the number of atoms"""
 
 
 def predict_batch(
@@ -68,8 +78,9 @@ def predict_batch(
     stress: bool = False,
     dipole: bool = False,
     born_charges: bool = False,
+    polarizability: bool = False,
 ) -> Outputs:
-    """Everything a model says of a batch.
+    """Everything a model says of a batch; polarizabilities of periodic configurations mean nothing.
 
     ``train`` keeps all of it differentiable in the model's parameters.
     """
@@ -85,10 +96,15 @@ def predict_batch(
                 positions=positions + torch.bmm(positions.unsqueeze(1), strains).squeeze(1),
                 cells=graph.cells + torch.bmm(graph.cells, strain),
             )
-        prediction: Prediction = model(graph)
+        external, fields = None, None
+        if polarizability:
+            # A field of zero changes nothing, but the dipoles' slopes over it are the polarizability.
+            isolated = batch.graph._replace(cells=torch.zeros_like(batch.graph.cells))
+            fields, external = probing_fields(model, isolated)
+        prediction: Prediction = model(graph, True, external)
         energy = prediction.energy_short_range + prediction.energy_long_range.double()
         gradients = torch.autograd.grad(
-            energy.sum(), inputs, create_graph=train, retain_graph=train or born_charges
+            energy.sum(), inputs, create_graph=train, retain_graph=train or born_charges or polarizability
         )
         charges = model.physical_charges(prediction.latent_charges, batch.graph)
         still = batch.graph._replace(positions=positions)
@@ -97,12 +113,15 @@ def predict_batch(
         born = None
         if born_charges:
             born = born_charges_of_moments(charges, dipoles, still, differentiable=train)
+        alpha = None
+        if fields is not None:
+            alpha = polarizability_of_moments(charges, dipoles, still, fields, differentiable=train)
     found = None
     if stress:
         volumes = torch.abs(torch.linalg.det(batch.graph.cells)).view(-1, 1, 1)
         volumes = volumes.masked_fill(volumes == 0.0, torch.inf)  # NaN would spread to gradients
         found = 0.5 * (gradients[1] + gradients[1].transpose(1, 2)) / volumes
-    return Outputs(prediction, energy, -gradients[0], charges, found, moment, born)
+    return Outputs(prediction, energy, -gradients[0], charges, found, moment, born, alpha)
 
 
 def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
@@ -117,7 +136,7 @@ def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
     sizes = batch.graph.offsets[1:] - batch.graph.offsets[:-1]
     force = torch.linalg.vector_norm(outputs.forces - batch.forces, dim=1).mean()
     energy = ((outputs.energy - batch.energy).abs() / sizes).mean().to(force.dtype)
-    stress = dipole = born = molecule = torch.zeros_like(force)
+    stress = dipole = born = molecule = alpha = torch.zeros_like(force)
     if weights.stress > 0.0 and outputs.stress is not None:
         per_atom = torch.abs(torch.linalg.det(batch.graph.cells)) / sizes
         stress = _mean_error(outputs.stress, batch.stress, per_atom)
@@ -127,10 +146,12 @@ def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
         born = _mean_error(outputs.born_charges, batch.born_charges, torch.ones_like(batch.forces[:, 0]))
     if weights.molecule > 0.0:
         molecule = molecule_error(outputs.forces - batch.forces, batch.graph)
+    if weights.polarizability > 0.0 and outputs.polarizability is not None:
+        alpha = _mean_error(outputs.polarizability, batch.polarizability, 1.0 / sizes.to(force.dtype))
     total = weights.force * force + weights.energy * energy
     total = total + weights.stress * stress + weights.dipole * dipole + weights.born_charges * born
-    total = total + weights.molecule * molecule
-    return Losses(total, force, energy, stress, dipole, born, molecule)
+    total = total + weights.molecule * molecule + weights.polarizability * alpha
+    return Losses(total, force, energy, stress, dipole, born, molecule, alpha)
 
 
 def molecule_error(error: Tensor, graph: Graph) -> Tensor:

@@ -30,6 +30,8 @@ class Predictions:
         self.charges = np.full(n_atoms, np.nan)  # e, physical
         self.stress = np.full((n, 3, 3), np.nan)  # eV/Å³
         self.born_charges = np.full((n_atoms, 3, 3), np.nan)  # e
+        self.atomic_dipoles = np.zeros((n_atoms, 3))  # e·Å
+        self.polarizability = np.full((n, 3, 3), np.nan)  # Å³
 
     def add(self, batch: Batch, outputs: Outputs) -> None:
         """Results of one batch."""
@@ -40,10 +42,13 @@ class Predictions:
         self.forces[atoms] = outputs.forces.detach().cpu().numpy()
         self.latent_charges[atoms] = outputs.prediction.latent_charges.detach().cpu().numpy()
         self.charges[atoms] = outputs.charges.detach().cpu().numpy()
+        self.atomic_dipoles[atoms] = outputs.prediction.latent_dipoles.detach().cpu().numpy()
         if outputs.stress is not None:
             self.stress[indices] = outputs.stress.detach().cpu().numpy()
         if outputs.born_charges is not None:
             self.born_charges[atoms] = outputs.born_charges.detach().cpu().numpy()
+        if outputs.polarizability is not None:
+            self.polarizability[indices] = outputs.polarizability.detach().cpu().numpy()
 
     def dipoles(self) -> tuple[np.ndarray, np.ndarray]:
         """Own and reference dipoles about the centres of mass, [n, 3] in e·Å; NaN if periodic."""
@@ -53,7 +58,7 @@ class Predictions:
         mass = np.add.reduceat(masses, first)
         center = np.add.reduceat(masses[:, None] * c.positions, first) / mass[:, None]
         arms = c.positions - c.per_atom(center)
-        own = np.add.reduceat(self.charges[:, None] * arms, first)
+        own = np.add.reduceat(self.charges[:, None] * arms + self.atomic_dipoles, first)
         reference = c.dipole - c.total_charge[:, None] * center
         own[(c.cell != 0.0).any((1, 2))] = np.nan
         return own, reference
@@ -101,6 +106,7 @@ class Predictions:
             "stress": np.linalg.norm(self.stress - c.stress, axis=(1, 2)) * volumes / c.sizes,
             "dipole": np.linalg.norm(own - reference, axis=1) / np.sqrt(c.sizes),
             "born_charges": np.linalg.norm(self.born_charges - c.born_charges, axis=(1, 2)),
+            "polarizability": np.linalg.norm(self.polarizability - c.polarizability, axis=(1, 2)) / c.sizes,
         }
         return {name: _mean(values[np.isfinite(values)]) for name, values in errors.items()}
 
@@ -118,6 +124,10 @@ class Predictions:
         atoms = self.configurations.per_atom(chosen)
         return agreement(self.configurations.born_charges[atoms], self.born_charges[atoms])
 
+    def polarizability_agreement(self, chosen: np.ndarray) -> dict[str, float] | None:
+        """Own against reference components of polarizabilities over a mask [n], see `agreement`."""
+        return agreement(self.configurations.polarizability[chosen], self.polarizability[chosen])
+
     def summary(self) -> dict[str, Any]:
         """Everything, JSON-ready: errors overall and by group, dipoles, charges."""
         c = self.configurations
@@ -130,6 +140,7 @@ class Predictions:
                 "stress": "eV/Å³",
                 "dipole": "e·Å",
                 "charge": "e",
+                "polarizability": "Å³",
             },
             "all": self._entry(everything),
             "charged": self._entry(~neutral) if (~neutral).any() else None,
@@ -146,6 +157,7 @@ class Predictions:
             "dipole": self.dipole_agreement(chosen),
             "stress": self.stress_agreement(chosen),
             "born_charges": self.born_charge_agreement(chosen),
+            "polarizability": self.polarizability_agreement(chosen),
         }
 
 
@@ -177,14 +189,19 @@ def agreement(reference: np.ndarray, found: np.ndarray) -> dict[str, float] | No
 
 
 def predict(model: LESModel, data: GraphData, batch_atoms: int = 400) -> Predictions:
-    """Predictions of a model for all of ``data``, on the CPU; stress and Born charges where labelled."""
+    """Predictions of a model for all of ``data``, on the CPU; other labels' quantities where labelled."""
     c = data.configurations
     predictions = Predictions(c)
     has_stress = np.isfinite(c.stress).all((1, 2))
     has_born = np.minimum.reduceat(np.isfinite(c.born_charges).all((1, 2)), c.offsets[:-1])
+    has_alpha = np.isfinite(data.polarizability.numpy()).all((1, 2)) & model.responds
     for batch in Batches(data, batch_atoms):
         indices = batch.indices.numpy()
-        wanted = {"stress": bool(has_stress[indices].any()), "born_charges": bool(has_born[indices].any())}
+        wanted = {
+            "stress": bool(has_stress[indices].any()),
+            "born_charges": bool(has_born[indices].any()),
+            "polarizability": bool(has_alpha[indices].any()),
+        }
         predictions.add(batch, predict_batch(model, batch, train=False, **wanted))
     return predictions
 

@@ -134,7 +134,13 @@ class LESTraining(pl.LightningModule):
         # A trained head goes on from the first step.
         self.model.charge_module().requires_grad_(bool(s.init) or progress >= s.charge_start)
         outputs = predict_batch(
-            self.model, batch, train=True, stress=s.stress, dipole=s.dipoles, born_charges=s.born_charges
+            self.model,
+            batch,
+            train=True,
+            stress=s.stress,
+            dipole=s.dipoles,
+            born_charges=s.born_charges,
+            polarizability=s.polarizability_labels,
         )
         losses = batch_losses(outputs, batch, self._weights(progress))
         if not bool(torch.isfinite(losses.total)):
@@ -158,6 +164,7 @@ class LESTraining(pl.LightningModule):
             dipole=s.dipole_weight if s.dipoles else 0.0,
             born_charges=s.born_charges_weight if s.born_charges else 0.0,
             molecule=s.molecule_weight,
+            polarizability=s.polarizability_weight if s.polarizability_labels else 0.0,
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -174,7 +181,14 @@ class LESTraining(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         s, model = self.settings, cast(LESModel, self.average.module)
-        outputs = predict_batch(model, batch, train=False, stress=s.stress, born_charges=s.born_charges)
+        outputs = predict_batch(
+            model,
+            batch,
+            train=False,
+            stress=s.stress,
+            born_charges=s.born_charges,
+            polarizability=s.polarizability_labels,
+        )
         self._predictions.add(batch, outputs)
         if s.molecule_weight > 0.0:
             error = molecule_error(outputs.forces - batch.forces, batch.graph)
@@ -187,7 +201,9 @@ class LESTraining(pl.LightningModule):
         spread = self._predictions.charge_spread().get("all", float("nan"))
         dipole = self._predictions.dipole_agreement(self.valid_data.configurations.total_charge == 0.0)
         loss = weights.force * errors["force_error"] + weights.energy * errors["energy_mae"]
-        for name, weight in zip(("stress", "dipole", "born_charges", "molecule"), weights[2:]):
+        for name, weight in zip(
+            ("stress", "dipole", "born_charges", "molecule", "polarizability"), weights[2:]
+        ):
             loss += 0.0 if math.isnan(others[name]) else weight * others[name]
         self._row = {
             "step": self.trainer.global_step,

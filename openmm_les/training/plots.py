@@ -66,6 +66,7 @@ def plot_parity(predictions: Predictions, path: Path, title: str = "") -> None:
         "stress, eV/Å³": (c.stress, predictions.stress),
         "dipole, e·Å": (reference, own),
         "Born charges, e": (c.born_charges, predictions.born_charges),
+        "polarizability, Å³": (c.polarizability, predictions.polarizability),
     }
     pairs = {}
     for name, (x, y) in panels.items():

@@ -30,6 +30,7 @@ from openmm_les.training.readers import read_configurations
 from openmm_les.training.settings import TrainingSettings
 from openmm_les.training.starting_model import (
     build_model,
+    give_multipoles,
     given_reference_energies,
     refit_reference_energies,
     trained_model,
@@ -66,7 +67,12 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
     for name, part in (("train", train), ("valid", valid)):
         if len(part) == 0:
             raise DataError(f"no configurations to {name} on; the splits found: {sorted(set(data.split))}")
-    asked = {"stress": settings.stress, "dipole": settings.dipoles, "born_charges": settings.born_charges}
+    asked = {
+        "stress": settings.stress,
+        "dipole": settings.dipoles,
+        "born_charges": settings.born_charges,
+        "polarizability": settings.polarizability_labels,
+    }
     for label in (name for name, wanted in asked.items() if wanted):
         if not np.isfinite(getattr(train, label)).any():
             raise DataError(f"the training data hold no labels of `{label}` to train on")
@@ -96,6 +102,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 equilibrate_charges(initial, gain=settings.charge_gain, conserve=settings.conserve)
+        give_multipoles(initial, settings)
     cutoff = settings.cutoff if initial is None else initial.cutoff
     with console.status("finding neighbours"):
         train_graphs = GraphData(train_set, cutoff, dtype=dtype)
@@ -127,6 +134,8 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
                 console,
                 f"starting from {Path(settings.init).name}; reference energies shift by {shift:.3g} eV",
             )
+    if settings.polarizability_labels and not model.responds:
+        raise DataError("`polarizability_labels` need a model that is polarizable: give `polarizability`")
     n_parameters = sum(p.numel() for p in model.parameters())
     say(console, f"{n_parameters} parameters, {mean_neighbors:.1f} neighbours per atom")
     metadata = {

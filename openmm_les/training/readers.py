@@ -129,6 +129,7 @@ def _from_frames(
     forces = [np.asarray(found[forces_key], dtype=np.float64).reshape(-1, 3) for _, found in frames]
     dipole = numbers(label(labels.dipole_key, "dipole"), (3,), "dipole")
     stress = numbers(label(labels.stress_key, "stress"), (3, 3), "stress")
+    polarizability = numbers(label(labels.polarizability_key, "polarizability"), (3, 3), "polarizability")
     charges = label(labels.charge_key, "total_charge", "charge")
     born = label(labels.born_charges_key, "born_charges", "bec", "born_effective_charges")
     born_rows = [
@@ -146,6 +147,7 @@ def _from_frames(
         dipole=None if dipole is None else dipole * units.factor("dipole"),
         stress=None if stress is None else units.stress(stress, cells),
         born_charges=np.concatenate(born_rows),
+        polarizability=polarizability,
         group=np.array(label("", "group", "config_type", default=path.stem), dtype=str),
         name=np.array(
             [n or atoms.get_chemical_formula() for n, (atoms, _) in zip(label("", "name"), frames)], dtype=str

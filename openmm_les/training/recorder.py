@@ -25,7 +25,7 @@ COLUMNS = (
     "step", "minutes", "epoch", "learning_rate", "train_loss", "train_force_error", "train_energy_mae",
     "valid_loss", "valid_force_mae", "valid_force_rmse", "valid_energy_mae", "valid_charge_spread",
     "valid_dipole_r", "valid_stress_error", "valid_dipole_error", "valid_born_charges_error",
-    "valid_molecule_error",
+    "valid_molecule_error", "valid_polarizability_error",
 )  # fmt: skip
 
 

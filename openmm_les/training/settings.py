@@ -9,6 +9,7 @@ from pathlib import Path
 
 from openmm_les.exceptions import DataError
 from openmm_les.models.equilibration import CONSERVED
+from openmm_les.models.multipole_sources import POLARIZABILITIES
 from openmm_les.training.labels import BORN_CHARGES_ORDERS, LabelFormat
 
 
@@ -34,6 +35,7 @@ class TrainingSettings:
     stress_key: str = ""
     dipole_key: str = ""
     born_charges_key: str = ""
+    polarizability_key: str = ""
     charge_key: str = ""
     energy_unit: str = ""
     length_unit: str = ""
@@ -77,8 +79,17 @@ class TrainingSettings:
     """tune charges on Born-charge labels, too"""
     born_charges_weight: float = 0.2
     """V/Å, of the size of the Born-charge error of an atom"""
+    polarizability_labels: bool = False
+    """tune polarizabilities on labels of isolated molecules, too"""
+    polarizability_weight: float = 1.0
+    """eV/Å⁴, of the size of the error of a polarizability over the number of atoms"""
     molecule_weight: float = 0.0
     """of the error of the net force and torque on molecules among others; see `molecule_error`"""
+    latent_dipoles: bool = False
+    """latent dipoles beside the charges; see `MultipoleSources`"""
+    latent_quadrupoles: bool = False
+    polarizability: str = ""
+    """"isotropic" or "tensor": induced dipoles, self-consistent; empty: none"""
     short_range_only: bool = False
     """no latent charges: the same backbone without the Coulomb term"""
     equilibration: bool = False
@@ -122,7 +133,7 @@ class TrainingSettings:
             "max_steps max_minutes epochs max_force max_valid cutoff channels message_channels layers "
             "smearing batch_atoms learning_rate warm_up gradient_clip energy_weight "
             "late_energy_factor validate_every save_minutes devices nodes stress_weight dipole_weight "
-            "born_charges_weight charge_gain"
+            "born_charges_weight charge_gain polarizability_weight"
         )
         for name in positive.split():
             value = getattr(self, name)
@@ -138,6 +149,15 @@ class TrainingSettings:
             raise DataError(f"`dtype` must be float32 or float64, got {self.dtype!r}")
         if self.freeze_backbone and not self.init:
             raise DataError("`freeze_backbone` trains the charges of a trained model: say which with `init`")
+        if self.polarizability not in POLARIZABILITIES:
+            raise DataError(
+                f"`polarizability` must be isotropic or tensor, or empty; got {self.polarizability!r}"
+            )
+        if self.multipoles and (self.short_range_only or self.equilibration):
+            raise DataError(
+                "latent dipoles, quadrupoles and polarizabilities go with charges from features: without "
+                "`short_range_only` and `equilibration`"
+            )
         if self.short_range_only and (
             self.freeze_backbone or self.dipoles or self.born_charges or self.equilibration
         ):
@@ -152,6 +172,11 @@ class TrainingSettings:
         _ = self.labels  # which checks itself
 
     @property
+    def multipoles(self) -> bool:
+        """Whether anything beside charges is asked for."""
+        return self.latent_dipoles or self.latent_quadrupoles or self.polarizability != ""
+
+    @property
     def labels(self) -> LabelFormat:
         """Names and units of labels."""
         return LabelFormat(**{name: getattr(self, name) for name in LabelFormat.names()})
@@ -159,7 +184,12 @@ class TrainingSettings:
     @property
     def labels_used(self) -> list[str]:
         """What the loss is made of, in words."""
-        optional = {"stress": self.stress, "dipoles": self.dipoles, "Born charges": self.born_charges}
+        optional = {
+            "stress": self.stress,
+            "dipoles": self.dipoles,
+            "Born charges": self.born_charges,
+            "polarizabilities": self.polarizability_labels,
+        }
         forces = ["forces"] if self.force_weight > 0.0 else []
         return ["energies", *forces, *(name for name, used in optional.items() if used)]
 

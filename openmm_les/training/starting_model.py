@@ -15,6 +15,7 @@ from openmm_les.models.equilibration import equilibrate_charges
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
+from openmm_les.models.multipole_sources import add_multipoles
 from openmm_les.training.batches import GraphData
 from openmm_les.training.data import Configurations, fit_reference_energies
 from openmm_les.training.metrics import predict
@@ -47,7 +48,31 @@ def build_model(
         )
         if settings.equilibration:
             equilibrate_charges(model, gain=settings.charge_gain, conserve=settings.conserve)
+    give_multipoles(model, settings)
     return model.double() if settings.dtype == "float64" else model
+
+
+def give_multipoles(model: LESModel, settings: TrainingSettings) -> None:
+    """Add what the settings ask for beside charges, untrained and the same for the same seed.
+
+    Raises
+    ------
+    DataError
+        The model has no place for it.
+    """
+    if not settings.multipoles:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        try:
+            add_multipoles(
+                model,
+                dipoles=settings.latent_dipoles,
+                quadrupoles=settings.latent_quadrupoles,
+                polarizability=settings.polarizability,
+            )
+        except ValueError as error:
+            raise DataError(f"the model cannot get multipoles: {error}") from error
 
 
 def trained_model(name_or_path: str | Path, elements: list[int], dtype: torch.dtype) -> LESModel:
@@ -108,6 +133,7 @@ def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> flo
 
 __all__ = [
     "build_model",
+    "give_multipoles",
     "given_reference_energies",
     "refit_reference_energies",
     "trained_model",

@@ -11,8 +11,9 @@ from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import NoCharges
 from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
-from openmm_les.models.multipole_sources import MultipoleSources
-from openmm_les.models.response import born_charges, dipole
+from openmm_les.models.multipole_sources import MultipoleSources, add_multipoles
+from openmm_les.models.response import born_charges, dipole, polarizability
+from openmm_les.units import COULOMB_CONSTANT
 from tests.builders import (
     ELEMENTS,
     FORMAMIDE,
@@ -24,6 +25,7 @@ from tests.builders import (
     multipole_model,
     random_rotation,
     small_backbone,
+    small_model,
 )
 
 KINDS = {
@@ -171,6 +173,50 @@ def test_induced_dipoles_follow_an_external_field(kind):
     step = 1e-3
     expected = (whole(1.0 + step) - whole(1.0 - step)) / (2 * step)
     assert float(-(field * found(1.0).dipoles).sum().detach()) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "direct", "tensor", "all"])
+def test_polarizability_is_the_change_of_the_dipole_in_a_field(kind):
+    model = MODELS[kind]
+    graphs = (POSITIONS, FORMAMIDE), (NUMBERS, FORMAMIDE_NUMBERS)
+    both = make_graph(*map(list, graphs), molecules=[[0] * 3 + [1] * 6, [0] * 6], charges=[[0.0, 0.0], [0.0]])
+    alpha = polarizability(model, both)
+    torch.testing.assert_close(alpha, alpha.transpose(1, 2), rtol=1e-8, atol=1e-10)
+    assert float(torch.linalg.eigvalsh(alpha.detach()).min()) > 0.5
+    graph = graph_of(POSITIONS)
+
+    def dipole_in(field: torch.Tensor) -> torch.Tensor:
+        external = External(-(graph.positions @ field), field.expand(9, 3))
+        found = model(graph, False, external)
+        return (found.latent_charges @ graph.positions + found.latent_dipoles.sum(0)).detach()
+
+    for axis in range(3):
+        field = torch.zeros(3, dtype=torch.float64)
+        field[axis] = 1e-3
+        change = (dipole_in(field) - dipole_in(-field)) / 2e-3  # e·Å²/V
+        torch.testing.assert_close(
+            alpha[0, :, axis].detach(), COULOMB_CONSTANT * change, rtol=1e-6, atol=1e-8
+        )
+    with torch.no_grad():
+        assert not polarizability(model, both).requires_grad
+
+
+def test_no_polarizability_where_nothing_responds_or_in_a_cell():
+    with pytest.raises(ValueError, match="does not respond to a field"):
+        polarizability(MODELS["dipoles"], graph_of(POSITIONS))
+    with pytest.raises(ValueError, match="these are periodic"):
+        polarizability(MODELS["tensor"], graph_of(POSITIONS, CELL))
+
+
+def test_multipoles_join_a_trained_model():
+    model = small_model()
+    before = model(graph_of(POSITIONS))
+    add_multipoles(model, dipoles=True, quadrupoles=True)
+    after = model(graph_of(POSITIONS))  # the new moments are zero at the start
+    torch.testing.assert_close(after.energy_long_range, before.energy_long_range)
+    torch.testing.assert_close(after.latent_charges, before.latent_charges)
+    with pytest.raises(ValueError, match="these are of MultipoleSources"):
+        add_multipoles(model, polarizability="isotropic")
 
 
 def test_iterative_is_dense_in_a_model():

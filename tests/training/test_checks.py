@@ -19,7 +19,7 @@ def test_report_counts_and_drops_outliers():
     assert len(checked) == report.n_configurations == 11
     assert report.dropped == {"a force above 10 eV/Å": 1}
     assert report.elements == {1: 11, 8: 11}
-    assert report.labels == {"dipoles": 11, "stress": 0, "Born charges": 11}
+    assert report.labels == {"dipoles": 11, "stress": 0, "Born charges": 11, "polarizabilities": 11}
     assert toy.name[3] not in checked.name
     assert any("dropped 1" in line for line in report.lines())
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_les.models.response import polarizability
 from openmm_les.training.batches import GraphData
 from openmm_les.training.loss import Weights, batch_losses, molecule_error, predict_batch
-from tests.builders import small_model
+from tests.builders import multipole_model, small_model
 from tests.training.toy import toy_configurations
 
 EVERYTHING = {"stress": True, "dipole": True, "born_charges": True}
@@ -82,11 +83,32 @@ def test_terms_measure_what_they_say():
         "born_charges": 0.3,
         # Each of the two waters in vacuum: three atoms' errors, which turn nothing.
         "molecule": 1.5,
+        "polarizability": 0.0,  # not asked for: the model has none
     }
     for name, value in expected.items():
         assert float(getattr(losses, name).detach()) == pytest.approx(value, rel=2e-6), name
     total = sum(weight * expected[name] for name, weight in ALL_TERMS._asdict().items())
     assert float(losses.total.detach()) == pytest.approx(total, rel=2e-6)
+
+
+def test_polarizabilities_are_those_of_isolated_configurations_and_train():
+    model = multipole_model(polarizability="tensor", cutoff=4.0)
+    batch = mixed_batch()  # the second is periodic: it has no label
+    outputs = predict_batch(model, batch, train=True, polarizability=True)
+    alone = GraphData(toy_configurations(3), 4.0, dtype=torch.float64).batch(np.array([1])).graph
+    torch.testing.assert_close(
+        outputs.polarizability[0], polarizability(model, alone)[0], rtol=1e-7, atol=1e-7
+    )
+    labels = outputs.polarizability.detach() + 0.6
+    labels[1] = torch.nan
+    losses = batch_losses(
+        outputs, batch._replace(polarizability=labels), Weights(0.0, 0.0, polarizability=2.0)
+    )
+    assert float(losses.total.detach()) == pytest.approx(2.0 * 0.6 * 3 / 6)
+    losses.total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+    assert float(model.sources.polarizability_head.element_root.grad.abs().max()) > 0.0
 
 
 def test_missing_labels_leave_gradients_finite():

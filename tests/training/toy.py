@@ -73,6 +73,7 @@ def toy_configurations(n: int = 24, seed: int = 0) -> Configurations:
         dipole=np.array(dipoles),
         stress=np.full((n, 3, 3), np.nan),
         born_charges=np.array([_CHARGES[int(z)] * np.eye(3) for z in np.concatenate(numbers)]),
+        polarizability=1.4 * (np.array(sizes) / 3).reshape(-1, 1, 1) * np.eye(3),
         group=np.array([f"water{1 + c % 3}" for c in range(n)]),
         name=np.array([f"W{1 + c % 3}/{c}" for c in range(n)]),
         split=np.array(["valid" if c % 6 == 5 else "train" for c in range(n)]),
@@ -85,7 +86,8 @@ def write_hdf5(path: Path, c: Configurations, leave_out: tuple[str, ...] = ()) -
         file.attrs["level"] = "springs and point charges"
         file["atomic_numbers"] = c.numbers.astype(np.uint8)
         for name in (
-            "offsets", "positions", "forces", "energy", "cell", "total_charge", "dipole", "born_charges"
+            "offsets", "positions", "forces", "energy", "cell", "total_charge", "dipole", "born_charges",
+            "polarizability",
         ):  # fmt: skip
             if name not in leave_out:
                 file[name] = getattr(c, name)
@@ -103,6 +105,7 @@ def write_xyz(path: Path, c: Configurations) -> Path:
         atoms = ase.Atoms(c.numbers[s], c.positions[s])
         atoms.arrays["my_force"] = c.forces[s]
         atoms.arrays["born_charges"] = c.born_charges[s].reshape(-1, 9)
+        atoms.info["polarizability"] = c.polarizability[i].ravel()
         atoms.info.update(my_energy=c.energy[i], dipole=c.dipole[i], name=c.name[i], group=c.group[i])
         frames.append(atoms)
     ase.io.write(path, frames)
