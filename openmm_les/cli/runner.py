@@ -7,9 +7,10 @@ import math
 import random
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm
@@ -29,6 +30,9 @@ from openmm_les.engine.run_directory import (
     write_pdb,
 )
 from openmm_les.exceptions import RunError
+
+if TYPE_CHECKING:  # a run of a force field alone needs no torch
+    from openmm_les.engine.field_energy import FieldEnergy
 
 _VERSIONS = ("openmm-les", "openmm", "openmmtorch", "torch", "openmmml")
 # Waters that Modeller can place for a force field's water, by the number of sites.
@@ -196,20 +200,42 @@ def _make_context(
         friction=settings.friction,
         seed=settings.seed,
     )
-    return dynamics.make_context(
+    context = dynamics.make_context(
         system,
         integrator,
         platform=platform or settings.platform,
         precision=settings.precision,
         threads=settings.threads,
     )
+    in_field = _field_energy(settings, system) if settings.ensemble == "npt" else None
+    if in_field is not None and in_field.has_ions(context):
+        raise ValueError(
+            "constant pressure in an electric field needs neutral molecules: a barostat moves ions to "
+            "other images, where they have another energy. Use NVT"
+        )
+    return context
+
+
+def _field_energy(settings: Settings, system: openmm.System) -> FieldEnergy | None:
+    """Energy in the field that the settings ask for; None without one."""
+    if settings.electric_field is None:
+        return None
+    from openmm_les.engine.field_energy import FieldEnergy
+    from openmm_les.engine.reporters import MLForceReader
+
+    return FieldEnergy(system, None if settings.ml == NONE else MLForceReader(system))
 
 
 def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
     """The System that is simulated: of the force field, of the model, or of both."""
     if settings.ml == NONE:
         # The MM system itself stays as it is: a barostat added to it must not be written out.
-        return openmm.XmlSerializer.clone(molecules.mm_system)
+        system = openmm.XmlSerializer.clone(molecules.mm_system)
+        if settings.electric_field is not None:
+            from openmm_les.embedding.field import add_field_on_charges
+
+            add_field_on_charges(system, molecules.mm_system, None, settings.electric_field)
+        return system
     import torch
 
     from openmm_les.models.checkpoint import DEFAULT_MODEL, load_model
@@ -228,6 +254,7 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
             route=settings.route,
             total_charge=settings.charge or 0.0,
             precision=precision,
+            electric_field=settings.electric_field,
         )
     from openmm_les.embedding.mixed import create_mixed_system
 
@@ -240,6 +267,7 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
         total_charge=settings.charge,
         route=settings.route,
         precision=precision,
+        electric_field=settings.electric_field,
     )
 
 
@@ -288,11 +316,14 @@ def _make_run(
     columns: list[str] = []
     values: list[Callable[[openmm.Context], Sequence[float]]] = []
     if settings.embedding == "electrostatic" and settings.ml not in (ALL, NONE):
-        from openmm_les.embedding.report import COLUMNS, MixedEnergies
+        from openmm_les.embedding.report import MixedEnergies
 
         energies = MixedEnergies(context.getSystem())
-        columns += COLUMNS
-        values.append(lambda context: astuple(energies.terms(context)))
+        columns += energies.columns
+        values.append(energies.row)
+    elif (in_field := _field_energy(settings, context.getSystem())) is not None:
+        columns.append(in_field.column)
+        values.append(lambda context: [in_field.energy(context)])
     if settings.ml != NONE:
         watch = NoveltyWatch(context.getSystem(), topology, note)
         if watch.knows:

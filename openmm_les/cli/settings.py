@@ -29,6 +29,7 @@ class Settings:
     pressure: float = 1.0
     friction: float = 1.0
     timestep: float = 0.5
+    electric_field: tuple[float, float, float] | None = None
     cutoff: float = 1.0
     solvate: bool = False
     padding: float = 1.0
@@ -63,6 +64,8 @@ class Settings:
                 raise ValueError(f"{_flag(name)} must be positive, got {value}")
         if not (self.ionic_strength >= 0 and math.isfinite(self.ionic_strength)):
             raise ValueError(f"--ionic-strength must not be negative, got {self.ionic_strength}")
+        if self.electric_field is not None and not all(math.isfinite(x) for x in self.electric_field):
+            raise ValueError(f"--electric-field must be three numbers of V/nm, got {self.electric_field}")
         if not math.isfinite(self.pressure):
             raise ValueError(f"--pressure must be a number of bar, got {self.pressure}")
         if self.threads is not None and self.threads < 1:
@@ -90,6 +93,8 @@ class Settings:
             values, resolved = document["settings"], document["resolved"]
             for name in ("structure", "force_field"):
                 values[name] = tuple(values[name])
+            if values.get("electric_field") is not None:
+                values["electric_field"] = tuple(values["electric_field"])
             unknown = set(values) - {field.name for field in fields(cls)}
             if unknown:
                 raise ValueError(f"unknown settings {', '.join(sorted(unknown))}")

@@ -100,6 +100,10 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option(help="Of velocities, bath and ions. [default: drawn, and written down]")
     ] = None,
+    electric_field: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="X Y Z", help="V/nm, uniform and external. [default: none]", show_default=False),
+    ] = None,
     cutoff: Annotated[float, typer.Option(help="nm, of the force field's nonbonded terms.")] = 1.0,
     solvate: Annotated[bool, typer.Option("--solvate", help="Add water and neutralising ions.")] = False,
     padding: Annotated[float, typer.Option(help="nm of water around the solute, with --solvate.")] = 1.0,
@@ -152,6 +156,7 @@ def simulate(
         pressure=pressure,
         friction=friction,
         timestep=timestep,
+        electric_field=electric_field,
         cutoff=cutoff,
         solvate=solvate,
         padding=padding,

@@ -13,6 +13,8 @@ from openmm import app, unit
 from openmm_les.embedding.electrostatic import nonbonded_force, nonbonded_parameters
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS
+from openmm_les.engine.field import FIELD_TERM
+from openmm_les.engine.field_energy import FieldEnergy
 from openmm_les.engine.reporters import MLForceReader
 
 COLUMNS = (
@@ -31,7 +33,8 @@ class MixedTerms:
     """Terms of the potential energy of an electrostatically embedded region."""
 
     mm: float
-    """kJ/mol, everything else: the force field among MM atoms, bonded terms, tail correction"""
+    """kJ/mol, everything else: the force field among MM atoms, bonded terms, tail correction; not what an
+    electric field adds"""
     short_range: float
     """kJ/mol, of the model, reference energies of the elements included"""
     latent: float
@@ -42,6 +45,8 @@ class MixedTerms:
     """kJ/mol, between ML and MM atoms, without tail correction"""
     closest: float
     """nm, least distance from an ML atom to an MM charge without Lennard-Jones; inf beyond 0.5 nm"""
+    electric_field: float = 0.0
+    """kJ/mol, of the model's and the MM charges in an external field, where there is one"""
 
 
 class MixedEnergies:
@@ -64,6 +69,9 @@ class MixedEnergies:
         self._reader = MLForceReader(system)
         if "ml_mm_electrostatics" not in self._reader.term_names:
             raise ValueError("the system is not embedded electrostatically: it has no such terms")
+        self._field = FieldEnergy(system, self._reader)
+        self.columns = (*COLUMNS, self._field.column) if self._field.exists else COLUMNS
+        """What the values of `row` are called in tables"""
         self._border = openmm.Context(
             border_system(system, self._reader.atoms.tolist()),
             openmm.VerletIntegrator(0.001),
@@ -79,14 +87,22 @@ class MixedEnergies:
         self._border.setPositions(positions)
         lennard_jones = _energy(self._border.getState(getEnergy=True))
         arguments = (positions.value_in_unit(unit.nanometer), vectors.value_in_unit(unit.nanometer))
-        found = self._reader.energy_terms(*arguments)
+        parameters = dict(context.getParameters())
+        found = self._reader.energy_terms(*arguments, parameters)
         short, latent = found["short_range"], found["long_range"]
         coupling = found["ml_mm_electrostatics"]
-        parameters = dict(context.getParameters())
         whole = parameters.get(LAMBDA_INTERPOLATE, 1.0)
         of_model = whole * (short + latent + parameters.get(LAMBDA_ELECTROSTATICS, 1.0) * coupling)
-        rest = _energy(state) - of_model - lennard_jones
-        return MixedTerms(rest, short, latent, coupling, lennard_jones, self._reader.closest_bare(*arguments))
+        in_field = self._field.energy(context) if self._field.exists else 0.0
+        # Where the model fades, so does what the field does to its charges.
+        faded = (1.0 - whole) * found.get(FIELD_TERM, 0.0)
+        rest = _energy(state) - of_model - lennard_jones - (in_field - faded)
+        closest = self._reader.closest_bare(*arguments)
+        return MixedTerms(rest, short, latent, coupling, lennard_jones, closest, in_field)
+
+    def row(self, context: openmm.Context) -> list[float]:
+        """The same as values for `columns`."""
+        return list(astuple(self.terms(context)))[: len(self.columns)]
 
 
 class MixedEnergyReporter:
@@ -105,7 +121,6 @@ class MixedEnergyReporter:
         self._energies: MixedEnergies | None = None
         self._file = open(file, "w", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(["step", "time (ps)", *COLUMNS])
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """When OpenMM is to call `report`, and with what."""
@@ -116,9 +131,10 @@ class MixedEnergyReporter:
         """Write one row; it is on disk when this returns."""
         if self._energies is None:
             self._energies = MixedEnergies(simulation.system)
-        terms = self._energies.terms(simulation.context)
+            self._writer.writerow(["step", "time (ps)", *self._energies.columns])
+        row = self._energies.row(simulation.context)
         time = state.getTime().value_in_unit(unit.picosecond)
-        self._writer.writerow([simulation.currentStep, f"{time:.6f}", *(f"{x:.6f}" for x in astuple(terms))])
+        self._writer.writerow([simulation.currentStep, f"{time:.6f}", *(f"{x:.6f}" for x in row)])
         self._file.flush()
 
     def close(self) -> None:
