@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from openmm_les.electrostatics import LatentCoulomb
@@ -27,6 +28,7 @@ from tests.builders import (
     WATER,
     WATER_NUMBERS,
     make_graph,
+    random_rotation,
     small_backbone,
 )
 
@@ -115,11 +117,37 @@ def test_the_minimum_stays_one_where_atoms_coincide(self_interaction):
         if not self_interaction:
             hessian = hessian + self_hardness(1.0, KE) * torch.eye(20, dtype=torch.float64)
         assert float(torch.linalg.eigvalsh(hessian).min()) > -1e-6 * KE
-    for _ in range(3):
-        squeezed = make_graph([0.3 * PAIR], [PAIR_NUMBERS], [None], [PAIR_MOLECULES], [[1.0, -1.0]])
-        charges = model(squeezed).latent_charges
-        assert bool(torch.isfinite(charges).all())
     assert LEAST_HARDNESS > 0.0
+
+
+def test_a_thousand_charged_pairs_pushed_together_stay_finite():
+    sources = ChargeEquilibration(
+        [1, 8], 1, conserve="configuration", electrostatics=LatentCoulomb()
+    ).double()
+    with torch.no_grad():
+        sources.raw_hardness.fill_(-20.0)  # as soft as atoms can be
+    pairs = []
+    for seed in range(1000):
+        second = WATER @ random_rotation(seed).numpy()
+        direction = np.random.default_rng(seed).normal(size=3)
+        direction /= np.linalg.norm(direction)
+        reach = [s for s in np.arange(0.0, 4.0, 0.05) if cdist(WATER, second + s * direction).min() >= 1.0]
+        pairs.append(np.concatenate([WATER, second + reach[0] * direction]))
+    graph = Graph(
+        torch.tensor(np.concatenate(pairs)),
+        torch.tensor(WATER_NUMBERS * 2000),
+        *(torch.zeros(0, dtype=torch.int64),) * 2,
+        torch.zeros(0, 3, dtype=torch.float64),
+        torch.zeros(1000, 3, 3, dtype=torch.float64),
+        torch.arange(0, 6001, 6),
+        torch.arange(2000).repeat_interleave(3),
+        torch.tensor([1.0, -1.0] * 1000, dtype=torch.float64),
+    )
+    features = torch.zeros(6000, 1, dtype=torch.float64)
+    with torch.no_grad():
+        found = sources(BackboneOutput(features[:, 0], features), graph, False, None)
+    assert bool(torch.isfinite(found.energies).all() and torch.isfinite(found.gradients).all())
+    assert float(found.charges.abs().max()) < 5.0
 
 
 # --- solvers and cells ------------------------------------------------------------------------
