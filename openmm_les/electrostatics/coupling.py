@@ -44,6 +44,7 @@ def coupling_mesh(
     table: Tensor,
     influence: Tensor,
     dipoles: Optional[Tensor] = None,
+    potential_only: bool = False,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Interaction of two charge sets over one mesh, k = 0 left out.
 
@@ -58,6 +59,7 @@ def coupling_mesh(
     table : of `spline_table` with one derivative, with two where there are dipoles, in the mesh's dtype
     influence : of `influence_function`, in the mesh's dtype; even, so that action equals reaction
     dipoles : [n_gaussians, 3], e·Å, of the mesh's dtype; None = none
+    potential_only : leave out what the points feel; ``point_gradient`` is then zero
 
     Returns
     -------
@@ -83,15 +85,17 @@ def coupling_mesh(
     point_weights = spline_weights(point_t.to(charges.dtype), once)
     waves = torch.fft.rfftn(spread(point_bases, point_weights, point_charges, None, mesh))
     rows = gather(torch.fft.irfftn(waves.mul_(influence), mesh, norm="forward"), bases, weights)
-    waves = torch.fft.rfftn(spread(bases, weights, charges, moments, mesh))
-    potential = torch.fft.irfftn(waves.mul_(influence), mesh, norm="forward")
-    point_rows = gather(potential, point_bases, point_weights)
     slope = rows[1:4].t() @ to_mesh.t()
     gradient = charges.unsqueeze(1) * slope
     if moments is not None:
         second = rows[[4, 5, 6, 5, 7, 8, 6, 8, 9]].view(3, 3, -1)
         gradient = gradient + (second * moments).sum(1).t() @ to_mesh.t()
-    point_gradient = point_charges.unsqueeze(1) * (point_rows[1:4].t() @ to_mesh.t())
+    point_gradient = torch.zeros_like(points, dtype=charges.dtype)
+    if not potential_only:
+        waves = torch.fft.rfftn(spread(bases, weights, charges, moments, mesh))
+        potential = torch.fft.irfftn(waves.mul_(influence), mesh, norm="forward")
+        point_rows = gather(potential, point_bases, point_weights)
+        point_gradient = point_charges.unsqueeze(1) * (point_rows[1:4].t() @ to_mesh.t())
     return rows[0], gradient, point_gradient, slope
 
 
@@ -179,7 +183,7 @@ class ChargeCoupling(nn.Module):
     def forward(
         self,
         gaussians: Tensor,
-        charges: Tensor,
+        charges: Optional[Tensor],
         points: Tensor,
         point_charges: Tensor,
         cell: Optional[Tensor],
@@ -190,14 +194,18 @@ class ChargeCoupling(nn.Module):
         Parameters
         ----------
         gaussians : [n_gaussians, 3], Å, double, wrapped or not
-        charges : [n_gaussians], e
+        charges : [n_gaussians], e; None = not known yet: only potential and field are found, in half the
+            time, the rest is zero
         points : [n_points, 3], Å, double, wrapped or not
         point_charges : [n_points], e
         cell : [3, 3], Å, double, rows are vectors, at least twice the cutoff wide; None = isolated
         dipoles : [n_gaussians, 3], e·Å, of the Gaussians; None = none
         """
         with torch.no_grad():
-            q, sources = charges.to(self.dtype), point_charges.to(self.dtype)
+            sources = point_charges.to(self.dtype)
+            q = torch.zeros_like(gaussians[:, 0], dtype=self.dtype)
+            if charges is not None:
+                q = charges.to(self.dtype)
             u: Optional[Tensor] = None
             if dipoles is not None:
                 u = dipoles.to(self.dtype)
@@ -216,10 +224,12 @@ class ChargeCoupling(nn.Module):
                     closest = self._add_all_pairs(gaussians, q, u, points, sources, marks, totals)
                 else:
                     closest = self._add_near_pairs(gaussians, q, u, points, sources, marks, cell, totals)
-                    self._add_mesh(gaussians, q, u, points, sources, cell, totals)
+                    self._add_mesh(gaussians, q, u, points, sources, cell, totals, charges is None)
                 if self.excluded.shape[0] > 0:
                     self._subtract_excluded(gaussians, q, u, points, sources, cell, totals)
-            energy = (charges.to(torch.float64) * totals[0]).sum()
+            energy = torch.zeros((), dtype=torch.float64, device=device)
+            if charges is not None:
+                energy = (charges.to(torch.float64) * totals[0]).sum()
             if dipoles is not None:
                 energy = energy + (dipoles.to(torch.float64) * totals[1]).sum()
         return Coupling(energy, totals[0], totals[2], totals[3], closest, -totals[1])
@@ -352,12 +362,22 @@ class ChargeCoupling(nn.Module):
         point_charges: Tensor,
         cell: Tensor,
         totals: List[Tensor],
+        potential_only: bool,
     ) -> None:
         """The mesh's part and the background."""
         mesh = mesh_sizes(cell, self.spacing, self.order)
         self._store(cell, mesh)
         potential, gradient, point_gradient, slope = coupling_mesh(
-            gaussians, charges, points, point_charges, cell, mesh, self.table, self.influence, dipoles
+            gaussians,
+            charges,
+            points,
+            point_charges,
+            cell,
+            mesh,
+            self.table,
+            self.influence,
+            dipoles,
+            potential_only,
         )
         volume = float(torch.abs(torch.linalg.det(cell)))
         background = math.pi * self.coulomb_constant / volume * (self.alpha**-2 - self.smearing**2)

@@ -264,10 +264,9 @@ class EmbeddedBoundary(ForceBoundary):
         external: External | None = None
         if self.model.responds:
             with torch.no_grad():
-                ones = torch.ones_like(graph.positions[:, 0])
-                felt = self.coupling(few, ones, many, self.mm_charges, cell)
+                felt = self.coupling(few, None, many, self.mm_charges, cell)
                 external = External(
-                    strength * felt.potential.to(ones.dtype), strength * felt.field.to(ones.dtype)
+                    strength * felt.potential.to(self.dtype), strength * felt.field.to(self.dtype)
                 )
         uniform = self.field_at(positions, box, electric_field)
         if self.model.responds and uniform is not None:

@@ -49,7 +49,8 @@ class ChargeEquilibration(nn.Module):
     n_hidden : width of the network
     gain : e, by which its output counts in the charges; the larger, the faster they learn
     conserve : what keeps its total charge: each "molecule", or each "configuration" (in a hybrid: the
-        region), through all of which charge then flows
+        region), through all of which charge then flows: in a cell the dipole of such a system depends on
+        the images that are looked at, as that of charged molecules does
     solver : "dense" solves linear equations; "iterative" needs no matrix, but is not differentiable;
         "auto" takes the latter for the mesh and for more than `LARGEST_DENSE` atoms
     tolerance : eV/e, up to which "iterative" evens out dE/dq over what keeps its charge (root mean

@@ -247,6 +247,16 @@ def test_no_points_no_energy():
     assert float(found.energy) == 0.0 and found.point_gradient.shape == (0, 3)
 
 
+def test_without_charges_potential_and_field_are_found(reference):
+    arguments, _ = reference
+    coupling = ChargeCoupling(1.0, KE, 8.0, 1e-4, excluded=[(0, 3)], excluded_shares=[0.4], watched=[0, 1])
+    whole, felt = coupling(*arguments), coupling(arguments[0], None, *arguments[2:])
+    for name in ("potential", "field", "closest"):
+        torch.testing.assert_close(getattr(felt, name), getattr(whole, name), rtol=0, atol=0)
+    for name in ("energy", "gradient", "point_gradient"):
+        assert float(getattr(felt, name).abs().max()) == 0.0
+
+
 def test_scripted_and_single_precision_give_the_same(reference):
     arguments, _ = reference
     exact = ChargeCoupling(1.0, KE, 8.0, 1e-4)(*arguments)
