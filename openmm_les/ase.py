@@ -106,7 +106,7 @@ class LESCalculator(Calculator):
             "free_energy": result.energy,
             "forces": result.forces,
             "charges": result.charges,
-            "dipole": result.charges @ places,
+            "dipole": result.charges @ places + result.dipoles.sum(0),
         }
         if result.stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(result.stress)

@@ -131,11 +131,19 @@ class ChargeModel:
         positions : [n_frames, n_atoms, 3], Å
         cells : [n_frames, 3, 3], Å, or None = isolated
         """
-        found = []
+        return self.moments(positions, cells)[0]
+
+    def moments(
+        self, positions: np.ndarray, cells: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Physical charges, as `charges`, and dipoles of single atoms, [n_frames, n_atoms, 3] in e·Å."""
+        charges, dipoles = [], []
         with torch.no_grad():
             for graph in self.graphs(positions, cells):
-                found.append(self._moments(graph)[0].double().numpy().reshape(-1, self.n_atoms))
-        return np.concatenate(found)
+                q, u = self._moments(graph)
+                charges.append(q.double().numpy().reshape(-1, self.n_atoms))
+                dipoles.append(u.double().numpy().reshape(-1, self.n_atoms, 3))
+        return np.concatenate(charges), np.concatenate(dipoles)
 
     def energies(self, positions: np.ndarray, cells: np.ndarray | None = None) -> FrameEnergies:
         """Energies of frames in their two parts; arguments as in `charges`."""

@@ -148,7 +148,11 @@ class CellDipole:
         self._unwrapped: np.ndarray | None = None
 
     def update(
-        self, charges: np.ndarray, positions: np.ndarray, cells: np.ndarray | None
+        self,
+        charges: np.ndarray,
+        positions: np.ndarray,
+        cells: np.ndarray | None,
+        atomic_dipoles: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Dipoles of the next frames, in order.
 
@@ -157,6 +161,7 @@ class CellDipole:
         charges : [n_frames, n_atoms], e
         positions : [n_frames, n_atoms, 3], Å, every molecule in one piece
         cells : [n_frames, 3, 3], Å, or None
+        atomic_dipoles : [n_frames, n_atoms, 3], e·Å, of single atoms; None = none
 
         Returns
         -------
@@ -166,7 +171,8 @@ class CellDipole:
         sums = self.sums
         centers = sums.centers(positions)
         arms = positions - centers[:, sums.molecules]
-        dipoles = sums.sum(charges[:, :, None] * arms)
+        moments = charges[:, :, None] * arms
+        dipoles = sums.sum(moments if atomic_dipoles is None else moments + atomic_dipoles)
         places = self._follow(centers, cells)
         net = sums.sum(charges)  # [n_frames, n_molecules]
         weights = sums.molecule_masses / sums.molecule_masses.sum()
@@ -221,11 +227,12 @@ def compute_dipoles(
         writer = RecordWriter(molecules_to, [quantity], {"epsilon_infinity": model.epsilon_infinity})
     rows: list[tuple[np.ndarray, ...]] = []
     for frames in source:
+        atomic_dipoles = None
         if charges is None:
-            q = model.charges(frames.positions, frames.cells)
+            q, atomic_dipoles = model.moments(frames.positions, frames.cells)
         else:
             q = np.broadcast_to(charges, frames.positions.shape[:2])
-        cell, of_molecules = cell_dipole.update(q, frames.positions, frames.cells)
+        cell, of_molecules = cell_dipole.update(q, frames.positions, frames.cells, atomic_dipoles)
         current = np.zeros((len(frames), 0))
         if currents and frames.velocities is not None:
             born = model.born_charges(frames.positions, frames.cells)

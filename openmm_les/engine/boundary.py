@@ -88,6 +88,7 @@ class ForceBoundary(nn.Module):
         self.term_names = ["short_range", "long_range"]
         # What the last evaluation found, for reporters to take up: charges in e, terms in eV.
         self.latest_charges = torch.zeros(0)
+        self.latest_dipoles = torch.zeros(0, 3)
         self.latest_terms = torch.zeros(0, dtype=torch.float64)
         indices = range(len(numbers)) if atoms is None else atoms
         self.register_buffer("atoms", torch.tensor(list(indices), dtype=torch.int64))
@@ -175,6 +176,7 @@ class ForceBoundary(nn.Module):
                 energy = energy + of_field
                 terms.append(of_field)
             self.latest_charges = charges
+            self.latest_dipoles = prediction.latent_dipoles.clone()
             self.latest_terms = torch.stack(terms).clone()
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
@@ -197,19 +199,24 @@ class ForceBoundary(nn.Module):
         return uniform
 
     @torch.jit.export
-    def physical_charges(
+    def moments(
         self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None = None
-    ) -> Tensor:
-        """Physical charges, [n_ml] in e, without an energy where that can be; arguments as in `compute`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Physical charges, [n_ml] in e, and dipoles of atoms, [n_ml, 3] in e·Å.
+
+        Without an energy where that can be; arguments as in `compute`.
+        """
         graph = self.graph(positions, box)
         uniform = self.field_at(positions, box, electric_field)
         with torch.no_grad():
             if uniform is not None and self.model.responds:
                 prediction = self.model(graph, False, uniform.external)
-                charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
+                charges = self.model.physical_charges(prediction.latent_charges, graph)
+                dipoles = prediction.latent_dipoles
             else:
-                charges = self.model.moments(graph)[0].clone()
-        return charges
+                charges, dipoles = self.model.moments(graph)
+            charges, dipoles = charges.clone(), dipoles.clone()
+        return charges, dipoles
 
     @torch.jit.export
     def novelty(self, positions: Tensor, box: Tensor | None) -> Tensor:

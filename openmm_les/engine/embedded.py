@@ -94,6 +94,8 @@ class Terms(NamedTuple):
     """scalar, double, eV, between physical and MM charges, at full strength"""
     charges: Tensor
     """[n_ml], e, physical"""
+    dipoles: Tensor
+    """[n_ml, 3], e·Å, of atoms"""
     gradient: Tensor
     """[n_ml, 3], double, eV/Å"""
     mm_gradient: Tensor
@@ -188,7 +190,7 @@ class EmbeddedBoundary(ForceBoundary):
             terms = self.terms(positions, box, strength, electric_field)
             energy = scale * (terms.short_range + terms.latent + strength * terms.coupling + terms.field)
             if strength == 1.0 or not self.model.responds:
-                self.latest_charges = terms.charges
+                self.latest_charges, self.latest_dipoles = terms.charges, terms.dipoles
                 self.latest_terms = self.stacked(terms, electric_field is not None)
             else:  # both would be other ones than at full strength
                 self.latest_charges = torch.zeros_like(terms.charges[:0])
@@ -207,17 +209,19 @@ class EmbeddedBoundary(ForceBoundary):
         return self.stacked(terms, electric_field is not None) * self.energy_factor
 
     @torch.jit.export
-    def physical_charges(
+    def moments(
         self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None = None
-    ) -> Tensor:
-        """Physical charges, [n_ml] in e, at full strength; arguments as in `embedded`."""
+    ) -> tuple[Tensor, Tensor]:
+        """As of `ForceBoundary`, at full strength among the MM charges; arguments as in `embedded`."""
         if self.model.responds:
-            charges = self.terms(positions, box, 1.0, electric_field).charges
+            terms = self.terms(positions, box, 1.0, electric_field)
+            charges, dipoles = terms.charges, terms.dipoles
         else:
             graph = self.graph(positions, box)
             with torch.no_grad():
-                charges = self.model.moments(graph)[0].clone()
-        return charges
+                charges, dipoles = self.model.moments(graph)
+                charges, dipoles = charges.clone(), dipoles.clone()
+        return charges, dipoles
 
     def stacked(self, terms: Terms, with_field: bool) -> Tensor:
         """The energies of terms, [3 or 4], double, eV, in the order of ``term_names``."""
@@ -305,6 +309,7 @@ class EmbeddedBoundary(ForceBoundary):
                 latent.clone(),
                 met.energy,
                 charges,
+                prediction.latent_dipoles.clone(),
                 gradient.clone(),
                 strength * met.point_gradient,
                 met.closest,

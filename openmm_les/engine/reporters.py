@@ -70,7 +70,16 @@ class MLForceReader:
         box: np.ndarray | None,
         parameters: Mapping[str, float] | None = None,
     ) -> np.ndarray:
-        """Physical charges, [n_ml] in e.
+        """Physical charges, [n_ml] in e; arguments as in `moments`."""
+        return self.moments(positions, box, parameters)[0]
+
+    def moments(
+        self,
+        positions: np.ndarray,
+        box: np.ndarray | None,
+        parameters: Mapping[str, float] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Physical charges, [n_ml] in e, and dipoles of atoms, [n_ml, 3] in e·Å.
 
         Parameters
         ----------
@@ -81,10 +90,11 @@ class MLForceReader:
         arguments = self._arguments(positions, box, parameters)
         known = self._known(arguments)
         if known is not None:
-            return known.latest_charges.double().cpu().numpy()
-        with torch.jit.optimized_execution(False):
-            charges = self.module.physical_charges(*arguments)
-        return charges.double().cpu().numpy()
+            charges, dipoles = known.latest_charges, known.latest_dipoles
+        else:
+            with torch.jit.optimized_execution(False):
+                charges, dipoles = self.module.moments(*arguments)
+        return charges.double().cpu().numpy(), dipoles.double().cpu().numpy()
 
     def novelty(self, positions: np.ndarray, box: np.ndarray | None) -> np.ndarray:
         """Distance of the ML atoms from the training data, [n_ml]; see `LESModel.novelty`."""
@@ -269,7 +279,7 @@ class NoveltyReporter(_Reporter):
 class DipoleReporter(_Reporter):
     """Dipole of the ML atoms: ``observables/dipole``, e·Å, and ``observables/volume``, Å³.
 
-    About their centre of mass where they carry a net charge. OpenMM's positions are not wrapped, so
+    Of their charges and, where the model has them, latent dipoles, induced ones included. About their centre of mass where they carry a net charge. OpenMM's positions are not wrapped, so
     that the dipole stays on the branch on which it starts, ions included; molecules are made whole
     by the topology's bonds. `openmm_les.analysis.dipoles.DipoleSeries` reads the file.
 
@@ -289,7 +299,7 @@ class DipoleReporter(_Reporter):
         return quantities
 
     def _row(self, reader, simulation, state, positions, box):
-        charges = reader.charges(positions, box, _parameters(simulation))
+        charges, dipoles = reader.moments(positions, box, _parameters(simulation))
         places = positions[reader.atoms] * ANGSTROM_PER_NM
         cell = box * ANGSTROM_PER_NM
         if reader.periodic:
@@ -299,7 +309,7 @@ class DipoleReporter(_Reporter):
         if self._weights is None:
             masses = np.array([_mass(simulation.system, int(i)) for i in reader.atoms])
             self._weights = masses / masses.sum()
-        row = {"observables/dipole": charges @ (places - self._weights @ places)}
+        row = {"observables/dipole": charges @ (places - self._weights @ places) + dipoles.sum(0)}
         if reader.periodic:
             row["observables/volume"] = abs(np.linalg.det(cell))
         return row

@@ -57,6 +57,8 @@ class Evaluation:
     """eV"""
     charges: np.ndarray
     """[n_atoms], e, physical ones, see `LESModel.physical_charges`"""
+    dipoles: np.ndarray
+    """[n_atoms, 3], e·Å, of single atoms beside their charges; zeros for a model of charges alone"""
     stress: Optional[np.ndarray] = None
     """[3, 3], eV/Å³, +(1/V) dE/dstrain, where asked for"""
     energy_field: float = 0.0
@@ -325,6 +327,7 @@ class LESModel(nn.Module):
             energy_short_range=float(output.energy_short_range.detach()[0]),
             energy_long_range=float(output.energy_long_range.detach()[0]),
             charges=self.physical_charges(output.latent_charges.detach(), graph).double().cpu().numpy(),
+            dipoles=output.latent_dipoles.detach().double().cpu().numpy(),
             stress=None if cell is None or not virial else _stress(virial[0], np.asarray(cell)),
         )
 
@@ -359,6 +362,7 @@ class LESModel(nn.Module):
             energy_short_range=short,
             energy_long_range=long,
             charges=charges.double().cpu().numpy(),
+            dipoles=output.latent_dipoles.detach().double().cpu().numpy(),
             energy_field=in_field,
         )
 

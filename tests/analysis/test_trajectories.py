@@ -10,10 +10,12 @@ import pytest
 from mdtraj.formats import HDF5TrajectoryFile
 from openmm import app, unit
 
+from openmm_les.analysis.charges import ChargeModel
 from openmm_les.analysis.dipoles import CellDipole, DipoleSeries, MoleculeSums, compute_dipoles
 from openmm_les.analysis.trajectories import TrajectorySource, dcd_spacing, uniform_spacing
 from openmm_les.molecules import spanning_bonds
 from tests.analysis.systems import BOX, bound_model, jittered, places_of, topology_of, trajectory_of, wrapped
+from tests.builders import multipole_model
 
 NAMES = ["FOR", "HOH", "HOH", "CL"]
 
@@ -111,6 +113,18 @@ def test_neutral_molecules_need_no_following():
         TrajectorySource(trajectory_of(topology_of(names), wrapped(free, BOX), BOX)), model
     )
     np.testing.assert_allclose(torn.dipoles, whole.dipoles, atol=1e-4)
+
+
+def test_latent_dipoles_are_in_the_dipole():
+    names = ["HOH", "FOR"]
+    topology, places = topology_of(names), places_of(names)
+    multipoles = multipole_model(polarizability="isotropic", n_layers=1)
+    model = ChargeModel.from_topology(multipoles, topology, precision="double")
+    series = compute_dipoles(TrajectorySource(trajectory_of(topology, places[None])), model)
+    found = multipoles.evaluate(places, model.numbers, molecules=model.molecules)
+    expected = found.charges @ places + found.dipoles.sum(0)
+    np.testing.assert_allclose(series.dipoles[0], expected, atol=1e-5)
+    assert np.linalg.norm(found.dipoles.sum(0)) > 1e-2
 
 
 def test_the_current_is_the_derivative_of_the_dipole(tmp_path):

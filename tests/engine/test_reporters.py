@@ -127,9 +127,9 @@ def test_an_evaluation_of_the_force_is_taken_up(tmp_path):
     class Spy(torch.nn.Module):
         """Stands in for the module that would evaluate anew."""
 
-        def physical_charges(self, *arguments):
+        def moments(self, *arguments):
             calls.append(arguments)
-            return torch.zeros(9, dtype=torch.float64)
+            return torch.zeros(9, dtype=torch.float64), torch.zeros(9, 3, dtype=torch.float64)
 
     fresh = reader.module
     simulation.context.getState(getEnergy=True)
