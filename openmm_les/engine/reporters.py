@@ -279,9 +279,10 @@ class NoveltyReporter(_Reporter):
 class DipoleReporter(_Reporter):
     """Dipole of the ML atoms: ``observables/dipole``, e·Å, and ``observables/volume``, Å³.
 
-    Of their charges and, where the model has them, latent dipoles, induced ones included. About their centre of mass where they carry a net charge. OpenMM's positions are not wrapped, so
-    that the dipole stays on the branch on which it starts, ions included; molecules are made whole
-    by the topology's bonds. `openmm_les.analysis.dipoles.DipoleSeries` reads the file.
+    Of their charges and, where the model has them, latent dipoles, induced ones included. About
+    their centre of mass where they carry a net charge. OpenMM's positions are not wrapped, so that
+    the dipole stays on the branch on which it starts, ions included; molecules are made whole by the
+    topology's bonds. `openmm_les.analysis.dipoles.DipoleSeries` reads the file.
 
     Parameters
     ----------
