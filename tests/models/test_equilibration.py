@@ -120,10 +120,9 @@ def test_the_minimum_stays_one_where_atoms_coincide(self_interaction):
     assert LEAST_HARDNESS > 0.0
 
 
-def test_a_thousand_charged_pairs_pushed_together_stay_finite():
-    sources = ChargeEquilibration(
-        [1, 8], 1, conserve="configuration", electrostatics=LatentCoulomb()
-    ).double()
+@pytest.mark.parametrize("conserve", ["molecule", "configuration"])
+def test_a_thousand_charged_pairs_pushed_together_stay_finite(conserve):
+    sources = ChargeEquilibration([1, 8], 1, conserve=conserve, electrostatics=LatentCoulomb()).double()
     with torch.no_grad():
         sources.raw_hardness.fill_(-20.0)  # as soft as atoms can be
     pairs = []
