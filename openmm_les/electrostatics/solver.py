@@ -73,19 +73,20 @@ class LatentCoulomb(nn.Module):
         )
 
     def forward(
-        self, positions: Tensor, charges: Tensor, cell: Optional[Tensor]
+        self, positions: Tensor, charges: Tensor, cell: Optional[Tensor], exact: bool = False
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Energy (eV), dE/dq ([n_atoms], eV/e), dE/dr at fixed charges ([n_atoms, 3], eV/Å).
 
         ``positions`` [n_atoms, 3] in Å, ``charges`` [n_atoms] in e, ``cell`` [3, 3] in Å or None.
-        All outputs are differentiable. Raises ValueError where ``method`` and ``cell`` disagree.
+        ``exact`` takes the exact sum, whatever the method; it is that of `matrix`. All outputs are
+        differentiable. Raises ValueError where ``method`` and ``cell`` disagree.
         """
         self.check_method(cell)
         if cell is None:
             energy, potential, gradient = isolated_sum(
                 positions, charges, self.smearing, self.coulomb_constant
             )
-        elif self.takes_mesh(charges.shape[0], cell):
+        elif not exact and self.takes_mesh(charges.shape[0], cell):
             energy, potential, gradient = self.mesh(positions, charges, cell)
         else:
             energy, potential, gradient = ewald_sum(

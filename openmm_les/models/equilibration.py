@@ -32,7 +32,10 @@ STARTING_SHARE = 0.5
 """Charge that an atom starts from alone over the one it is to have: neighbours of the other sign raise it,
 in small organic molecules to 0.7 to 1.1 of `starting_charge`"""
 LARGEST_DENSE = 600
-"""Atoms up to which "auto" factorises the matrix, where there is one to factorise"""
+"""Atoms up to which "auto" solves by the matrix where the Coulomb sum is the exact one"""
+LARGEST_MESHLESS = 150
+"""Atoms up to which it does so, and takes the exact sum, where that would be the mesh; one CPU core then
+takes the matrix as fast as the ten sums or so of an iteration"""
 MOST_ITERATIONS = 300
 
 
@@ -51,8 +54,8 @@ class ChargeEquilibration(nn.Module):
     conserve : what keeps its total charge: each "molecule", or each "configuration" (in a hybrid: the
         region), through all of which charge then flows: in a cell the dipole of such a system depends on
         the images that are looked at, as that of charged molecules does
-    solver : "dense" solves linear equations; "iterative" needs no matrix, but is not differentiable;
-        "auto" takes the latter for the mesh and for more than `LARGEST_DENSE` atoms
+    solver : "dense" solves linear equations with the exact sum; "iterative" needs no matrix; "auto" takes
+        the latter for more than `LARGEST_DENSE` atoms, or `LARGEST_MESHLESS` on a mesh
     tolerance : eV/e, up to which "iterative" evens out dE/dq over what keeps its charge (root mean
         square; in single precision not below what rounding leaves). Forces take the charges for the minimum:
         they are off by about this times dq/dr (below 1 e/Å), energies by its square over J
@@ -115,7 +118,8 @@ class ChargeEquilibration(nn.Module):
         self.solver = solver
         self.tolerance = float(tolerance)
         self.electrostatics = electrostatics
-        self.largest_dense, self.most_iterations = LARGEST_DENSE, MOST_ITERATIONS
+        self.largest_dense, self.largest_meshless = LARGEST_DENSE, LARGEST_MESHLESS
+        self.most_iterations = MOST_ITERATIONS
         self.least_hardness = LEAST_HARDNESS
         if not electrostatics.self_interaction:
             self.least_hardness += self_hardness(electrostatics.smearing, electrostatics.coulomb_constant)
@@ -156,7 +160,10 @@ class ChargeEquilibration(nn.Module):
         gradients: List[Tensor] = []
         for i in range(graph.cells.shape[0]):
             begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
-            energy, _, gradient = self.electrostatics(places[begin:end], held[begin:end], cell_of(graph, i))
+            cell = cell_of(graph, i)
+            energy, _, gradient = self.electrostatics(
+                places[begin:end], held[begin:end], cell, self.by_matrix(end - begin, cell)
+            )
             energies.append(energy)
             gradients.append(gradient)
         own = (cost + 0.5 * hardness * held) * held
@@ -203,16 +210,20 @@ class ChargeEquilibration(nn.Module):
             cell = cell_of(graph, i)
             members, totals = self.conserved(graph, begin, end)
             problem = (positions[begin:end], slopes[begin:end], hardness[begin:end], members, totals)
-            iterative = self.solver == "iterative"
-            if self.solver == "auto":
-                iterative = end - begin > self.largest_dense or self.electrostatics.takes_mesh(
-                    end - begin, cell
-                )
-            if iterative and not differentiable:
-                found.append(self.by_iteration(*problem, cell))
-            else:
+            if differentiable or self.by_matrix(end - begin, cell):
                 found.append(self.by_equations(*problem, cell))
+            else:
+                found.append(self.by_iteration(*problem, cell))
         return torch.cat(found)
+
+    def by_matrix(self, n_atoms: int, cell: Optional[Tensor]) -> bool:
+        """Whether so many atoms in this cell are solved by the matrix, with the exact sum."""
+        most = self.largest_dense
+        if self.electrostatics.method == "pme":
+            most = 0
+        elif self.electrostatics.takes_mesh(n_atoms, cell):
+            most = self.largest_meshless
+        return self.solver == "dense" or (self.solver == "auto" and n_atoms <= most)
 
     def conserved(self, graph: Graph, begin: int, end: int) -> Tuple[Tensor, Tensor]:
         """What keeps its charge among the atoms ``begin:end``: index of each atom, total of each, in e."""
