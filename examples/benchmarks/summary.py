@@ -161,11 +161,53 @@ def literature(data: str, result: dict[str, Any]) -> Rows:
     return [(f"{what}, seed {settings['seed']}", f"{words(errors)}; {title} {words(best)}")]
 
 
+def extensions(result: dict[str, Any]) -> Rows:
+    """What each extension of latent charges buys."""
+    rows = []
+    for name, found in result["variants"].items():
+        forces = [found[f"force_mae_{k}mev_per_angstrom"] for k in ("", "charged_", "probes_")]
+        numbers = (
+            f"forces {forces[0]:.1f}, of charged molecules {forces[1]:.1f}, among ions {forces[2]:.1f} meV/Å; "
+            f"dipoles r {found['dipole_neutral']['r']:.3f}; Born charges r² "
+            f"{found['born_charges']['r_squared']:.3f}"
+        )
+        if found["polarizability"] is not None:
+            alpha = found["polarizability"]
+            numbers += f"; polarizabilities r {alpha['r']:.3f}, slope {alpha['slope']:.2f}"
+        what = f"`{Path(result['init']).stem}`, {result['minutes']:g} min further, {name}"
+        rows.append((what, f"{numbers}; {found['processor_ms_per_call']:.1f} ms a call"))
+    return rows
+
+
+def ion_response(result: dict[str, Any]) -> Rows:
+    """What an ion induces, by kind of charge."""
+    rows = []
+    for way in ("Cl- to water", "Cl- to peptide"):
+        found = {name: row for name, row in result[way].items() if name != "GFN2-xTB"}
+        energies = ", ".join(f"{n} {row['energy_rmse_kJ_per_mol']:.1f}" for n, row in found.items())
+        dipoles = ", ".join(f"{n} {row['induced_dipole_rmse_debye']:.2f}" for n, row in found.items())
+        rows.append((f"{way}, 3 to 7 Å, RMSE to GFN2-xTB of energies in kJ/mol", energies))
+        rows.append((f"{way}, 3 to 7 Å, RMSE to GFN2-xTB of induced dipoles in D", dipoles))
+    return rows
+
+
+def stability_molecules(result: dict[str, Any]) -> Rows:
+    """Bonds of molecules that the model has not seen."""
+    runs = result["molecules"].values()
+    broken = sum(run["frames_with_changed_bonds"] for run in runs)
+    times = sorted({run["picoseconds"] for run in runs})
+    what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {' to '.join(map(str, times))} ps each"
+    return [(what, f"{broken} of {sum(run['picoseconds'] for run in runs)} frames with a broken bond")]
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
     "peptide-gfn2-small-probes": shipped_model,
     "stability-nve": nve,
     "stability-nvt": nvt,
+    "stability_molecules": stability_molecules,
+    "extensions": extensions,
+    "ion_response": ion_response,
     "step_time-python": step_time,
     "step_time-torchforce-python": step_time,
     "electrostatics_scaling-1": electrostatics,
