@@ -93,6 +93,9 @@ def train(
     equilibration: Annotated[
         bool, typer.Option("--equilibration", help="Charges that equilibrate, and follow fields.")
     ] = False,
+    charge_embedding: Annotated[
+        bool, typer.Option("--charge-embedding", help="Energies know the charge of an atom's molecule.")
+    ] = False,
     conserve: Annotated[
         str, typer.Option(help="With --equilibration, what keeps its charge: molecule or configuration.")
     ] = "molecule",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from openmm_les.graph import Graph, padded_pairs, pair_vectors
 from openmm_les.models.backbone import BackboneOutput
+from openmm_les.models.charge_embedding import ChargeEmbedding
 from openmm_les.models.constants import ExactConstants, element_index
 from openmm_les.models.radial import BesselBasis, NuclearRepulsion, envelope
 
@@ -260,6 +261,8 @@ class EquivariantBackbone(ExactConstants):
     mean_neighbors : typical number of neighbours, scales sums over them
     equivariants : highest rank of features given beside scalars: 0, 1 (vectors) or 2 (tensors, too).
         More than 0 makes the last round work out what it else leaves out
+    charge_embedding : energies and features depend on the charge of an atom's own molecule; see
+        `ChargeEmbedding`
 
     Raises
     ------
@@ -288,6 +291,7 @@ class EquivariantBackbone(ExactConstants):
         n_radial: int = 32,
         mean_neighbors: float = 20.0,
         equivariants: int = 0,
+        charge_embedding: bool = False,
     ) -> None:
         super().__init__()
         if equivariants not in (0, 1, 2):
@@ -304,7 +308,12 @@ class EquivariantBackbone(ExactConstants):
         for name, size in sizes.items():
             if not 0 < size < math.inf:
                 raise ValueError(f"`{name}` must be positive, got {size}")
-        self.settings = {"elements": list(elements), **sizes, "equivariants": equivariants}
+        self.settings = {
+            "elements": list(elements),
+            **sizes,
+            "equivariants": equivariants,
+            "charge_embedding": charge_embedding,
+        }
         self.cutoff = float(cutoff)
         self.n_features = n_layers * n_channels
         self.n_equivariants = n_channels
@@ -326,6 +335,7 @@ class EquivariantBackbone(ExactConstants):
         )
         self.element_energy = nn.Embedding(len(elements), 1)
         self._initialize()
+        self.charge_embedding = ChargeEmbedding(n_channels) if charge_embedding else None
 
     @torch.jit.unused
     def _initialize(self) -> None:
@@ -356,6 +366,13 @@ class EquivariantBackbone(ExactConstants):
         """Give equivariants up to a rank from now on, or up to the one that is given already."""
         self.equivariants = max(self.equivariants, rank)
         self.settings["equivariants"] = self.equivariants
+
+    @torch.jit.unused
+    def give_charge_embedding(self) -> None:
+        """Let molecules' charges be embedded from now on: silent until trained."""
+        if self.charge_embedding is None:
+            self.charge_embedding = ChargeEmbedding(self.n_equivariants).to(self.species.weight)
+        self.settings["charge_embedding"] = True
 
     def forward(self, graph: Graph) -> BackboneOutput:
         n = graph.positions.shape[0]
@@ -388,6 +405,11 @@ class EquivariantBackbone(ExactConstants):
         for round, (layer, readout) in enumerate(zip(self.layers, self.readouts)):
             scalars_alone = self.equivariants == 0 and round == len(self.layers) - 1
             x = layer(x, neighbors, angular, radial, scalars_alone)
+            embedding = self.charge_embedding
+            if embedding is not None and round == 0:
+                # After a round, when an atom knows its surroundings; later rounds tell its neighbours.
+                charged = embedding(x.scalar, graph.molecules, graph.molecule_charges)
+                x = Features(x.scalar + charged, x.vector, x.tensor)
             energies = energies + readout(x.scalar).squeeze(-1)
             features.append(x.scalar)
         vectors_given: Optional[Tensor] = None

@@ -30,6 +30,7 @@ from openmm_les.training.readers import read_configurations
 from openmm_les.training.settings import TrainingSettings
 from openmm_les.training.starting_model import (
     build_model,
+    give_charge_embedding,
     give_multipoles,
     given_reference_energies,
     refit_reference_energies,
@@ -103,6 +104,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
                 torch.manual_seed(settings.seed)
                 equilibrate_charges(initial, gain=settings.charge_gain, conserve=settings.conserve)
         give_multipoles(initial, settings)
+        give_charge_embedding(initial, settings)
     cutoff = settings.cutoff if initial is None else initial.cutoff
     with console.status("finding neighbours"):
         train_graphs = GraphData(train_set, cutoff, dtype=dtype)
@@ -112,6 +114,11 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             console,
             f"{train_graphs.n_unresolved} configurations: total charge not attributable to molecules, "
             "conserved as a whole",
+        )
+    if settings.charge_embedding and not bool((train_graphs.molecule_charges != 0.0).any()):
+        raise DataError(
+            "no molecule of the training data is charged: `charge_embedding` would stay silent (`charge_key` "
+            "says where charges are)"
         )
     mean_neighbors = train_graphs.centers.numel() / len(train_set.numbers)
     if initial is None:

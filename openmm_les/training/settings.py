@@ -94,6 +94,8 @@ class TrainingSettings:
     """no latent charges: the same backbone without the Coulomb term"""
     equilibration: bool = False
     """charges that minimise an energy instead of being read off the features; see `ChargeEquilibration`"""
+    charge_embedding: bool = False
+    """energies and features depend on the charge of an atom's own molecule; see `ChargeEmbedding`"""
     conserve: str = CONSERVED[0]
     """what keeps its total charge in `equilibration`: each "molecule" or "configuration" as a whole"""
     freeze_backbone: bool = False
@@ -149,6 +151,10 @@ class TrainingSettings:
             raise DataError(f"`dtype` must be float32 or float64, got {self.dtype!r}")
         if self.freeze_backbone and not self.init:
             raise DataError("`freeze_backbone` trains the charges of a trained model: say which with `init`")
+        if self.freeze_backbone and self.charge_embedding:
+            raise DataError(
+                "`charge_embedding` is a part of the backbone, which `freeze_backbone` leaves untrained"
+            )
         if self.polarizability not in POLARIZABILITIES:
             raise DataError(
                 f"`polarizability` must be isotropic or tensor, or empty; got {self.polarizability!r}"

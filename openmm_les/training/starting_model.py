@@ -37,6 +37,7 @@ def build_model(
             n_message=settings.message_channels,
             n_layers=settings.layers,
             mean_neighbors=mean_neighbors,
+            charge_embedding=settings.charge_embedding,
         )
         head = (
             NoCharges()
@@ -73,6 +74,24 @@ def give_multipoles(model: LESModel, settings: TrainingSettings) -> None:
             )
         except ValueError as error:
             raise DataError(f"the model cannot get multipoles: {error}") from error
+
+
+def give_charge_embedding(model: LESModel, settings: TrainingSettings) -> None:
+    """Add the embedding of molecules' charges if it is asked for and not there; it starts silent.
+
+    Raises
+    ------
+    DataError
+        Another backbone than the built-in one.
+    """
+    if not settings.charge_embedding:
+        return
+    if not isinstance(model.backbone, EquivariantBackbone):
+        raise DataError(
+            f"`charge_embedding` is for the built-in backbone; {Path(settings.init).name} has a "
+            f"{type(model.backbone).__name__}"
+        )
+    model.backbone.give_charge_embedding()
 
 
 def trained_model(name_or_path: str | Path, elements: list[int], dtype: torch.dtype) -> LESModel:
@@ -133,6 +152,7 @@ def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> flo
 
 __all__ = [
     "build_model",
+    "give_charge_embedding",
     "give_multipoles",
     "given_reference_energies",
     "refit_reference_energies",
