@@ -167,7 +167,8 @@ def extensions(result: dict[str, Any]) -> Rows:
     for name, found in result["variants"].items():
         forces = [found[f"force_mae_{k}mev_per_angstrom"] for k in ("", "charged_", "probes_")]
         numbers = (
-            f"forces {forces[0]:.1f}, of charged molecules {forces[1]:.1f}, among ions {forces[2]:.1f} meV/Å; "
+            f"forces {forces[0]:.1f}, of charged molecules {forces[1]:.1f}, among ions {forces[2]:.1f} "
+            "meV/Å; "
             f"dipoles r {found['dipole_neutral']['r']:.3f}; Born charges r² "
             f"{found['born_charges']['r_squared']:.3f}"
         )
