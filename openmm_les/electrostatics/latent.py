@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple, Union, overload
+from typing import NamedTuple, Optional, Tuple, Union, overload
 
 import torch
 from torch import Tensor
@@ -10,6 +10,19 @@ from torch import Tensor
 from openmm_les.electrostatics.multipole_solver import LatentMultipoles
 from openmm_les.electrostatics.multipoles import MultipoleSum
 from openmm_les.electrostatics.solver import LatentCoulomb
+
+
+class MultipoleEwald(NamedTuple):
+    """What `latent_ewald` gives of charges with dipoles, all differentiable."""
+
+    energy: Tensor
+    """scalar, eV"""
+    potential: Tensor
+    """[n_atoms], eV/e, dE/dq"""
+    gradient: Tensor
+    """[n_atoms, 3], eV/Å, dE/dr at fixed moments"""
+    field: Tensor
+    """[n_atoms, 3], eV/(e Å), -dE/du"""
 
 
 @overload
@@ -40,7 +53,7 @@ def latent_ewald(
     *,
     dipoles: Tensor,
     quadrupoles: Optional[Tensor] = None,
-) -> MultipoleSum: ...
+) -> MultipoleEwald: ...
 
 
 def latent_ewald(
@@ -56,7 +69,7 @@ def latent_ewald(
     *,
     dipoles: Optional[Tensor] = None,
     quadrupoles: Optional[Tensor] = None,
-) -> Union[Tuple[Tensor, Tensor, Tensor], MultipoleSum]:
+) -> Union[Tuple[Tensor, Tensor, Tensor], MultipoleEwald]:
     r"""Coulomb energy of latent charges, its potential and its gradient.
 
     Parameters
@@ -96,7 +109,8 @@ def latent_ewald(
     _check(positions, charges, cell, dipoles, quadrupoles)
     settings = (smearing, coulomb_constant, k_cutoff, self_interaction, tolerance, method)
     if dipoles is not None:
-        return LatentMultipoles(*settings)(positions, charges, dipoles, quadrupoles, cell)
+        found: MultipoleSum = LatentMultipoles(*settings)(positions, charges, dipoles, quadrupoles, cell)
+        return MultipoleEwald(found.energy, found.potential, found.gradient, found.field)
     if quadrupoles is not None:
         raise ValueError("`quadrupoles` need `dipoles` beside them; zeros will do")
     return LatentCoulomb(*settings)(positions, charges, cell)
@@ -141,4 +155,4 @@ def _check(
             raise ValueError("`cell` has no volume; use cell=None for an isolated system")
 
 
-__all__ = ["latent_ewald"]
+__all__ = ["MultipoleEwald", "latent_ewald"]

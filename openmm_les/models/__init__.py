@@ -13,6 +13,7 @@ from openmm_les.models.equilibration import ChargeEquilibration, equilibrate_cha
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import LatentChargeHead
 from openmm_les.models.model import Evaluation, LESModel, Prediction
+from openmm_les.models.multipole_sources import MultipoleSources, add_multipoles
 
 __all__ = [
     "BackboneOutput",
@@ -21,9 +22,11 @@ __all__ = [
     "Evaluation",
     "LESModel",
     "LatentChargeHead",
+    "MultipoleSources",
     "PairBackbone",
     "Prediction",
     "add_latent_charges",
+    "add_multipoles",
     "equilibrate_charges",
     "list_models",
     "load_model",
