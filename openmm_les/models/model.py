@@ -303,6 +303,9 @@ class LESModel(nn.Module):
                 "`stress=True` is not given in an `electric_field`: it depends on what is held fixed"
             )
         graph = self.make_graph(positions, atomic_numbers, cell, total_charge, molecules)
+        if self.responds and electric_field is None and not stress:
+            # Charges as functions of positions take a matrix that large systems have no memory for.
+            electric_field = (0.0, 0.0, 0.0)
         if electric_field is not None:
             return self._evaluate_in_field(graph, np.asarray(electric_field, dtype=np.float64))
         dtype, device = graph.positions.dtype, graph.positions.device
@@ -336,7 +339,7 @@ class LESModel(nn.Module):
         """`evaluate` in a field, [3] in V/Å, with the surrogate that simulations differentiate."""
         if electric_field.shape != (3,) or not np.isfinite(electric_field).all():
             raise ValueError(f"`electric_field` must be three numbers in V/Å, got {electric_field.tolist()}")
-        if bool((graph.cells != 0.0).any()):
+        if electric_field.any() and bool((graph.cells != 0.0).any()):
             check_flow(self, len(torch.unique(graph.molecules)))
         uniform = field_of_graph(graph, torch.from_numpy(electric_field))
         with torch.enable_grad():

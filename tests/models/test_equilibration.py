@@ -344,6 +344,16 @@ def test_stress_is_the_slope_of_the_energy():
     assert stress[0, 1] + stress[2, 2] == pytest.approx(slope, abs=1e-8)
 
 
+@pytest.mark.parametrize("conserve", ["molecule", "configuration"])
+def test_evaluation_by_the_surrogate_is_that_by_all_derivatives(conserve):
+    model = equilibrating_model(LatentCoulomb(tolerance=1e-6, method="pme"), conserve=conserve)
+    arguments = (PAIR, np.array(PAIR_NUMBERS), CELL, [1.0, 0.0], np.array(PAIR_MOLECULES))
+    quick, whole = model.evaluate(*arguments), model.evaluate(*arguments, stress=True)
+    assert quick.energy == pytest.approx(whole.energy, rel=1e-8)
+    np.testing.assert_allclose(quick.forces, whole.forces, atol=2e-5 * np.abs(whole.forces).max())
+    np.testing.assert_allclose(quick.charges, whole.charges, atol=1e-5)
+
+
 # --- files, scripts, errors -------------------------------------------------------------------
 
 
