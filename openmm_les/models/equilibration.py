@@ -80,8 +80,9 @@ class ChargeEquilibration(nn.Module):
     0.68), because the energies of single atoms rewarded it.
 
     Charges are stationary, so that energies change with positions as at fixed charges (`LongRange`'s
-    ``response`` is Σ χ_i q_i + ½ χ_i²/J_i at constant q). With ``differentiable=True`` charges come from the dense
-    equations, as functions of positions and weights to any order; time then grows as N³, memory as N².
+    ``response`` is Σ χ_i q_i + ½ χ_i²/J_i at constant q). With ``differentiable=True`` charges come from the
+    dense equations, as functions of positions and weights to any order; time then grows as N³, memory as
+    N².
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
