@@ -15,7 +15,7 @@ from openmm_les.analysis.trajectories import topology_bonds
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph
 from openmm_les.models.model import LESModel
-from openmm_les.models.response import born_charges_of_moments
+from openmm_les.models.response import born_charges_of_moments, polarizability
 from openmm_les.molecules import check_bonds_complete, connected_molecules, molecule_charges
 from openmm_les.pairs import make_pairs
 
@@ -182,6 +182,16 @@ class ChargeModel:
                 born = born_charges_of_moments(charges, dipoles, whole).double().numpy()  # [b·n, 3, 3]
             found.append(born.reshape(-1, self.n_atoms, 3, 3))
         return np.concatenate(found)
+
+    def polarizabilities(self, positions: np.ndarray) -> np.ndarray:
+        """Polarizabilities of isolated frames, [n_frames, 3, 3] in Å³; `models.response.polarizability`.
+
+        ``positions`` [n_frames, n_atoms, 3] in Å. Without the factor √ε∞: it is of the model itself.
+        Raises ValueError where the model does not respond to a field.
+        """
+        with torch.no_grad():
+            found = [polarizability(self.model, graph) for graph in self.graphs(positions, None)]
+        return torch.cat(found).double().numpy()
 
     def _moments(self, graph: Graph) -> tuple[Tensor, Tensor]:
         charges, dipoles = self.model.moments(graph)

@@ -12,6 +12,7 @@ import numpy as np
 from openmm_les.analysis.dielectric import DielectricConstant
 from openmm_les.analysis.dipoles import DipoleSeries
 from openmm_les.analysis.harmonic import HarmonicSpectrum
+from openmm_les.analysis.polarizability import PolarizabilitySeries
 from openmm_les.analysis.radial import RadialDistribution
 from openmm_les.analysis.spectra import Spectrum
 from openmm_les.analysis.statistics import ChargeStatistics
@@ -201,6 +202,24 @@ def plot_charges(statistics: ChargeStatistics, samples: np.ndarray, path: Path, 
         figure.suptitle(f"{title}, {statistics.n_frames} frames", fontsize=10)
 
 
+def plot_polarizability(series: PolarizabilitySeries, path: Path, title: str) -> None:
+    """Isotropic part and anisotropy in time, and the distribution of each."""
+    parts = {"isotropic": series.isotropic, "anisotropy": series.anisotropy}
+    times = series.times - series.times[0]
+    with figure_to(path, 6.5, 3.2) as figure:
+        left, right = figure.subplots(1, 2)
+        for name, values in parts.items():
+            label = f"{name}: {values.mean():.2f} ± {values.std():.2f} Å³"
+            left.plot(times, values, linewidth=0.8)
+            right.hist(values, bins=_bins(values), histtype="step", label=label)
+        left.set_xlabel("time (ps)")
+        left.set_ylabel("polarizability (Å³)")
+        right.set_xlabel("polarizability (Å³)")
+        right.set_ylabel("frames")
+        right.legend(fontsize=8, frameon=False)
+        figure.suptitle(title, fontsize=10)
+
+
 def plot_born(born: Mapping[str, np.ndarray], violation: float, path: Path, title: str) -> None:
     """Distribution of isotropic Born charges tr Z/3 by element.
 
@@ -258,6 +277,7 @@ __all__ = [
     "plot_charges",
     "plot_dielectric",
     "plot_dipoles",
+    "plot_polarizability",
     "plot_radial",
     "plot_spectrum",
 ]

@@ -332,6 +332,43 @@ def born(
 
 
 @app.command()
+def polarizability(
+    trajectory: Trajectory,
+    top: Top = None,
+    model: Model = None,
+    output: Output = None,
+    select: Select = "all",
+    stride: Stride = 1,
+    skip: Skip = 0,
+    stop: Stop = None,
+    charge: Charge = 0.0,
+) -> None:
+    """Polarizability of all atoms together in every frame, without their periodic images."""
+    import csv
+
+    from openmm_les.analysis.plots import plot_polarizability
+    from openmm_les.analysis.polarizability import compute_polarizabilities
+
+    source = open_trajectory(trajectory, top, select, stride, skip, stop)
+    bound = bind_model(model, source, charge, 1.0)
+    with results_folder(output, "polarizability") as folder:
+        series = compute_polarizabilities(source, bound)
+        series.save(folder / "polarizability.h5")
+        with open(folder / "polarizability.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            names = [f"alpha_{a}{b} (Å³)" for a in "xyz" for b in "xyz"]
+            writer.writerow(["time (ps)", "isotropic (Å³)", "anisotropy (Å³)", *names])
+            columns = zip(series.times, series.isotropic, series.anisotropy, series.tensors)
+            for time, isotropic, anisotropy, tensor in columns:
+                row = [f"{x:.5f}" for x in (isotropic, anisotropy, *tensor.ravel())]
+                writer.writerow([f"{time:g}", *row])
+        plot_polarizability(series, folder / "polarizability.png", f"polarizability, {trajectory.name}")
+        parts = (("isotropic", series.isotropic), ("anisotropy", series.anisotropy))
+        rows = [(name, f"{v.mean():.3f}", f"{v.std():.3f}") for name, v in parts]
+        print_table(f"polarizability of {len(source)} frames, Å³", ("part", "mean", "std"), rows)
+
+
+@app.command()
 def rdf(
     trajectory: Trajectory,
     top: Top = None,

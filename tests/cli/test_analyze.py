@@ -11,9 +11,10 @@ from matplotlib.image import imread
 from openmm_les.analysis.dipoles import DipoleSeries
 from openmm_les.cli.analyze_inputs import results_folder
 from openmm_les.models.checkpoint import save_model
+from openmm_les.models.response import polarizability
 from openmm_les.records import read_record
 from tests.analysis.systems import BOX, places_of, topology_of, trajectory_of
-from tests.builders import small_model
+from tests.builders import multipole_model, small_model
 
 NAMES = ["FOR", "HOH", "HOH"]
 
@@ -127,6 +128,30 @@ def test_born(files, tmp_path, openmm_les):
     assert is_picture(tmp_path / "out" / "born.png")
     table = np.genfromtxt(tmp_path / "out" / "born_by_atom.csv", delimiter=",", skip_header=1)
     np.testing.assert_allclose(table[:, 5:].sum(0), 0.0, atol=1e-3)
+
+
+def test_polarizability(files, tmp_path, openmm_les):
+    model = multipole_model(cutoff=4.0, polarizability="isotropic", n_layers=1)
+    save_model(model, tmp_path / "polarizable.safetensors", {"name": "test"})
+    out = tmp_path / "out"
+    done = openmm_les(
+        "analyze", "polarizability", files / "gas.h5", "--model", tmp_path / "polarizable.safetensors",
+        *("--stride", 50, "-o", out),
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert "isotropic" in done.stdout and is_picture(out / "polarizability.png")
+    tensors = read_record(out / "polarizability.h5", "observables/polarizability").value
+    table = np.genfromtxt(out / "polarizability.csv", delimiter=",", skip_header=1)
+    np.testing.assert_allclose(table[:, 3:].reshape(8, 3, 3), tensors, atol=1e-4)
+    np.testing.assert_allclose(table[:, 1], tensors.trace(axis1=1, axis2=2) / 3, atol=1e-4)
+    first = places_of(["FOR"])
+    graph = model.make_graph(first, np.array([6, 8, 7, 1, 1, 1]))
+    np.testing.assert_allclose(tensors[0], polarizability(model, graph)[0].detach(), atol=0.05)
+    charges_alone = openmm_les(
+        "analyze", "polarizability", files / "gas.h5", "--model", files / "model.safetensors",
+        *("-o", tmp_path / "none"),
+    )  # fmt: skip
+    assert charges_alone.code != 0 and "does not respond to a field" in charges_alone.stderr
 
 
 def test_rdf_needs_no_model(files, tmp_path, openmm_les):

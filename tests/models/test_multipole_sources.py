@@ -201,6 +201,31 @@ def test_polarizability_is_the_change_of_the_dipole_in_a_field(kind):
         assert not polarizability(model, both).requires_grad
 
 
+@pytest.mark.parametrize("kind", ["tensor", "direct", "all"])
+def test_evaluation_in_a_field_and_under_strain(kind):
+    """Dipoles change by the polarizability, forces and stress are slopes of the energy."""
+    model, numbers = MODELS[kind], np.array(FORMAMIDE_NUMBERS)
+    alpha = polarizability(model, model.make_graph(FORMAMIDE, numbers))[0].detach().numpy()
+
+    def in_field(field, positions=FORMAMIDE):
+        return model.evaluate(positions, numbers, electric_field=np.array(field))
+
+    def moment(result):
+        return result.charges @ FORMAMIDE + result.dipoles.sum(0)
+
+    change = moment(in_field([0.0, 1e-3, 0.0])) - moment(in_field([0.0, -1e-3, 0.0]))
+    np.testing.assert_allclose(COULOMB_CONSTANT * change / 2e-3, alpha[:, 1], atol=1e-8)
+    field = [0.1, 0.2, 0.0]
+    expected = -slope(lambda x: in_field(field, x).energy, FORMAMIDE, 1, 0)
+    assert in_field(field).forces[1, 0] == pytest.approx(expected, abs=2e-7)
+
+    strain = 1e-4 * np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    shapes = [np.eye(3) + sign * strain for sign in (1.0, -1.0)]
+    high, low = (model.evaluate(FORMAMIDE @ shape, numbers, CELL @ shape).energy for shape in shapes)
+    stress = model.evaluate(FORMAMIDE, numbers, CELL, stress=True).stress
+    assert (stress * strain).sum() * np.linalg.det(CELL) == pytest.approx((high - low) / 2.0, rel=1e-5)
+
+
 def test_no_polarizability_where_nothing_responds_or_in_a_cell():
     with pytest.raises(ValueError, match="does not respond to a field"):
         polarizability(MODELS["dipoles"], graph_of(POSITIONS))
