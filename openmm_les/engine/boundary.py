@@ -194,7 +194,8 @@ class ForceBoundary(nn.Module):
                 if box is not None:
                     cell = box.to(torch.float64) * self.length_factor
                 places, moment = self.references(r, cell, self.molecule_charges)
-                strength = electric_field.to(torch.float64) / self.length_factor
+                # Parameters of a Context come on the CPU, wherever the positions are.
+                strength = electric_field.to(r.device).to(torch.float64) / self.length_factor
                 uniform = uniform_field(strength, places, moment, self.molecule_charges)
         return uniform
 
