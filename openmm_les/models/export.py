@@ -17,7 +17,7 @@ from openmm_les.neighbors import all_pairs
 
 DESCRIPTION = "openmm-les.json"
 """Name of the description among the file's extra files."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SIGNATURE = {
     "inputs": [
         ["positions", "[n_atoms, 3]", "angstrom"],
@@ -34,6 +34,7 @@ SIGNATURE = {
         ["stress", "[3, 3], +(1/V) dE/dstrain; zeros where isolated", "eV/angstrom^3"],
         ["latent_charges", "[n_atoms], as they enter the model's Coulomb sum", "e"],
         ["charges", "[n_atoms], as they meet other charges and make dipoles", "e"],
+        ["dipoles", "[n_atoms, 3], of single atoms beside their charges; zeros without", "e*angstrom"],
     ],
     "methods": {"neighbours(positions, cell) -> (pairs, shifts)": "all of them, by testing every pair"},
     "attributes": {"cutoff": "angstrom", "elements": "atomic numbers"},
@@ -62,8 +63,8 @@ class ExportedModel(nn.Module):
         shifts: Tensor,
         molecules: Tensor,
         molecule_charges: Tensor,
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Energy, forces, stress, latent and physical charges; shapes and units as in `SIGNATURE`."""
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Energy, forces, stress, latent and physical charges, dipoles, as in `SIGNATURE`."""
         order = torch.argsort(pairs[0], stable=True)  # models read pairs sorted by centre
         places = positions.detach().to(self.dtype).clone().requires_grad_(True)
         strain = torch.zeros((3, 3), dtype=self.dtype, device=places.device).requires_grad_(True)
@@ -94,6 +95,7 @@ class ExportedModel(nn.Module):
             stress,
             output.latent_charges.detach(),
             charges.detach(),
+            output.latent_dipoles.detach(),
         )
 
     @torch.jit.export

@@ -244,7 +244,7 @@ class LESModel(nn.Module):
             The model's charges have a scale, which those of sources must not; the backbone lacks the
             vectors or tensors that the sources read.
         """
-        _check_equivariants(self.backbone, sources)
+        check_equivariants(self.backbone, type(sources), int(getattr(sources, "equivariants", 0)))
         if sources is not None and self.charge_scale != 1.0:
             raise ValueError(
                 f"`sources` give physical charges: `charge_scale` must be 1, got {self.charge_scale}"
@@ -428,13 +428,13 @@ class LESModel(nn.Module):
         )
 
 
-def _check_equivariants(backbone: nn.Module, sources: Optional[nn.Module]) -> None:
-    """Raise ValueError where sources read vectors or tensors that the backbone does not give."""
-    wanted, given = (int(getattr(part, "equivariants", 0)) for part in (sources, backbone))
+def check_equivariants(backbone: nn.Module, reader: type, wanted: int) -> None:
+    """Raise ValueError where a class of sources reads equivariants that the backbone does not give."""
+    given = int(getattr(backbone, "equivariants", 0))
     if wanted > given:
         what = "vectors" if given == 0 else "tensors"
         raise ValueError(
-            f"{type(sources).__name__} reads {what}, which this {type(backbone).__name__} does not give; of "
+            f"{reader.__name__} reads {what}, which this {type(backbone).__name__} does not give; of "
             f"the built-in backbone ask for them by equivariants={wanted}"
         )
 

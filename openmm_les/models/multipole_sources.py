@@ -12,7 +12,7 @@ from openmm_les.graph import Graph, cell_of
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.long_range import External, LongRange
-from openmm_les.models.model import LESModel
+from openmm_les.models.model import LESModel, check_equivariants
 from openmm_les.models.multipole_heads import GatedSum, InversePolarizability
 
 POLARIZABILITIES = ("", "isotropic", "tensor")
@@ -97,8 +97,7 @@ class MultipoleSources(nn.Module):
         self.responds = polarizability != ""
         self.dipolar = dipoles or self.responds
         self.quadrupolar = quadrupoles
-        self.equivariants = 2 if quadrupoles or polarizability == "tensor" else int(dipoles)
-        """Rank of the equivariants that it reads"""
+        self.equivariants = rank_read(dipoles, quadrupoles, polarizability)
         self.charge_head = LatentChargeHead(elements, n_features, n_hidden, charge_gain)
         self.hidden = nn.Linear(n_features, n_hidden)
         self.dipole_head = GatedSum(n_hidden, n_equivariants, charge_gain) if dipoles else None
@@ -221,6 +220,11 @@ class MultipoleSources(nn.Module):
         return moments.charges, dipoles
 
 
+def rank_read(dipoles: bool, quadrupoles: bool, polarizability: str) -> int:
+    """Highest rank of equivariants that such `MultipoleSources` read."""
+    return 2 if quadrupoles or polarizability == "tensor" else int(dipoles)
+
+
 def add_multipoles(model: LESModel, **settings: Any) -> None:
     """Give a model of charges, trained or not, multipoles and polarizabilities beside them, in place.
 
@@ -240,6 +244,13 @@ def add_multipoles(model: LESModel, **settings: Any) -> None:
     if not isinstance(head, LatentChargeHead) or model.sources is not None:
         kind = type(head if model.sources is None else model.sources).__name__
         raise ValueError(f"multipoles can be added to charges of a LatentChargeHead, these are of {kind}")
+    rank = rank_read(
+        settings.get("dipoles", True), settings.get("quadrupoles", False), settings.get("polarizability", "")
+    )
+    give = getattr(backbone, "give_equivariants", None)
+    if give is not None:
+        give(rank)
+    check_equivariants(backbone, MultipoleSources, rank)
     sources = MultipoleSources(
         model.elements,
         cast(int, backbone.n_features),
@@ -249,9 +260,6 @@ def add_multipoles(model: LESModel, **settings: Any) -> None:
         electrostatics=model.electrostatics,
         **settings,
     )
-    give = getattr(backbone, "give_equivariants", None)
-    if give is not None:
-        give(sources.equivariants)
     model.set_sources(sources.to(next(head.parameters())))
     sources.charge_head = head
     model.charge_head = NoCharges()

@@ -18,7 +18,15 @@ from openmm_les.models.checkpoint import save_model
 from openmm_les.models.export import DESCRIPTION, SIGNATURE, export_model
 from openmm_les.models.heads import NoCharges
 from openmm_les.models.model import LESModel
-from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, TRICLINIC, WATER, WATER_NUMBERS, small_model
+from tests.builders import (
+    FORMAMIDE,
+    FORMAMIDE_NUMBERS,
+    TRICLINIC,
+    WATER,
+    WATER_NUMBERS,
+    multipole_model,
+    small_model,
+)
 from tests.models.adapters.files import unpack
 
 POSITIONS = np.concatenate([FORMAMIDE, WATER + np.array([3.0, 1.0, 1.0])])
@@ -70,7 +78,7 @@ def test_round_trip(tmp_path, cell):
     model = small_model(1, charge_scale=-0.9)
     path = tmp_path / "model.pt"
     description = export_model(model, path)
-    energy, forces, stress, latent, charges, cutoff, elements, found = read_elsewhere(path, cell)
+    energy, forces, stress, latent, charges, dipoles, cutoff, elements, found = read_elsewhere(path, cell)
     options = {"total_charge": [0, 0], "molecules": np.array(MOLECULES)}
     box = None if cell is None else np.array(cell)
     expected = model.evaluate(POSITIONS, np.array(NUMBERS), box, stress=cell is not None, **options)
@@ -79,11 +87,24 @@ def test_round_trip(tmp_path, cell):
     np.testing.assert_allclose(latent, expected.latent_charges, atol=1e-11)
     np.testing.assert_allclose(charges, expected.charges, atol=1e-11)
     np.testing.assert_allclose(stress, np.zeros((3, 3)) if cell is None else expected.stress, atol=1e-10)
+    assert not np.any(dipoles)
     assert cutoff == model.cutoff and elements == list(model.elements)
     assert found == json.loads(json.dumps(description))
     assert [name for name, _, _ in found["outputs"]] == [
-        "energy", "forces", "stress", "latent_charges", "charges",
+        "energy", "forces", "stress", "latent_charges", "charges", "dipoles",
     ]  # fmt: skip
+
+
+def test_multipoles_are_exported_too(tmp_path):
+    model = multipole_model(quadrupoles=True, polarizability="tensor", n_layers=1)
+    export_model(model, tmp_path / "model.pt")
+    _, forces, stress, _, charges, dipoles, *_ = read_elsewhere(tmp_path / "model.pt", TRICLINIC)
+    options = {"total_charge": [0, 0], "molecules": np.array(MOLECULES)}
+    expected = model.evaluate(POSITIONS, np.array(NUMBERS), np.array(TRICLINIC), stress=True, **options)
+    np.testing.assert_allclose(forces, expected.forces, atol=1e-9)
+    np.testing.assert_allclose(stress, expected.stress, atol=1e-10)
+    np.testing.assert_allclose(charges, expected.charges, atol=1e-11)
+    np.testing.assert_allclose(dipoles, expected.dipoles, atol=1e-10)
 
 
 def test_converted_models_are_exported_too(tmp_path):

@@ -6,6 +6,7 @@ import torch
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine.compile import freeze
+from openmm_les.models import PairBackbone, add_latent_charges
 from openmm_les.models.checkpoint import load_model, save_model
 from openmm_les.models.equivariant import EquivariantBackbone
 from openmm_les.models.heads import NoCharges
@@ -231,6 +232,29 @@ def test_no_polarizability_where_nothing_responds_or_in_a_cell():
         polarizability(MODELS["dipoles"], graph_of(POSITIONS))
     with pytest.raises(ValueError, match="these are periodic"):
         polarizability(MODELS["tensor"], graph_of(POSITIONS, CELL))
+
+
+class Crowd(torch.nn.Module):
+    """A backbone's module of scalars alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, positions, numbers, pairs, vectors):
+        r = torch.linalg.vector_norm(vectors, dim=1)
+        weight = torch.exp(-r / self.width) * (1 - r / 4.0).clamp(min=0.0) ** 2
+        crowd = torch.zeros_like(positions[:, 0]).index_add(0, pairs[0], weight)
+        return -crowd, torch.stack([crowd, numbers.to(crowd.dtype)], 1)
+
+
+def test_a_backbone_of_scalars_becomes_polarizable_and_no_more():
+    model = add_latent_charges(PairBackbone(Crowd(), cutoff=4.0, n_features=2), ELEMENTS)
+    with pytest.raises(ValueError, match="MultipoleSources reads vectors, which this PairBackbone does not"):
+        add_multipoles(model)
+    add_multipoles(model, dipoles=False, polarizability="isotropic")
+    alpha = polarizability(model, graph_of(POSITIONS)).detach()
+    assert float(torch.linalg.eigvalsh(alpha).min()) > 1.0
 
 
 def test_multipoles_join_a_trained_model():
