@@ -133,8 +133,10 @@ class ChargeEquilibration(nn.Module):
         # Fixed, and the network starts silent: see LatentChargeHead.
         base = STARTING_SHARE * torch.tensor([starting_charge(e) for e in elements])
         self.register_buffer("element_charge", base)
-        raw = math.log(math.expm1(STARTING_HARDNESS - LEAST_HARDNESS))  # inverse of softplus
-        self.raw_hardness = nn.Parameter(torch.full((len(elements),), raw))
+        # In units of the start value, so that optimisers' steps are neither lost on it nor rush it.
+        self.hardness_unit = STARTING_HARDNESS
+        start = math.log(math.expm1(1.0 - LEAST_HARDNESS / STARTING_HARDNESS))  # inverse of softplus
+        self.hardness_parameter = nn.Parameter(torch.full((len(elements),), start))
         self.hidden = nn.Linear(n_features, n_hidden)
         self.output = nn.Linear(n_hidden, 1)
         nn.init.zeros_(self.output.weight)
@@ -193,7 +195,8 @@ class ChargeEquilibration(nn.Module):
     def coefficients(self, features: Tensor, numbers: Tensor) -> Tuple[Tensor, Tensor]:
         """χ ([n_atoms], eV/e) and J ([n_atoms], eV/e²) of atoms."""
         elements = self.index[numbers]
-        hardness = (nn.functional.softplus(self.raw_hardness) + self.least_hardness)[elements]
+        learned = self.hardness_unit * nn.functional.softplus(self.hardness_parameter)
+        hardness = (learned + self.least_hardness)[elements]
         output = self.output(nn.functional.silu(self.hidden(features)))[:, 0]
         return -hardness * (self.element_charge[elements] + self.gain * output), hardness
 

@@ -48,7 +48,7 @@ def equilibrating_model(electrostatics: LatentCoulomb | None = None, **settings)
         torch.manual_seed(5)
         sources = ChargeEquilibration(ELEMENTS, backbone.n_features, electrostatics=coulomb, **settings)
         torch.nn.init.normal_(sources.output.weight, std=0.5)  # silent at the start: make it count
-        torch.nn.init.normal_(sources.raw_hardness, mean=5.0, std=1.0)
+        torch.nn.init.normal_(sources.hardness_parameter, mean=0.5, std=0.3)
     return LESModel(backbone, NoCharges(), coulomb, ELEMENTS, sources=sources.double())
 
 
@@ -78,7 +78,9 @@ def test_two_atoms_share_charge_as_the_closed_form_says(distance, total):
     # W(q) = (χ1 - χ2) q + ½ (J1 + J2) q² ... at q1 = q, q2 = Q - q; dW/dq = 0.
     coulomb = LatentCoulomb(0.8, KE)
     sources = ChargeEquilibration([1, 17], 1, electrostatics=coulomb).double()
-    torch.nn.init.normal_(sources.raw_hardness, mean=3.0, generator=torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(
+        sources.hardness_parameter, mean=0.2, std=0.5, generator=torch.Generator().manual_seed(1)
+    )
     graph = make_graph([np.array([[0.0, 0, 0], [0, 0, distance]])], [[1, 17]], charges=[[total]])
     features = torch.zeros(2, 1, dtype=torch.float64)
     chi, hardness = (x.detach().numpy() for x in sources.coefficients(features, graph.numbers))
@@ -110,7 +112,7 @@ def test_the_minimum_stays_one_where_atoms_coincide(self_interaction):
     coulomb = LatentCoulomb(1.0, KE, self_interaction=self_interaction)
     model = equilibrating_model(coulomb)
     with torch.no_grad():
-        model.sources.raw_hardness.fill_(-20.0)
+        model.sources.hardness_parameter.fill_(-20.0)
     places = torch.rand(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     places[1] = places[0]
     for cell in (None, 0.3 * torch.tensor(CELL)):
@@ -125,7 +127,7 @@ def test_the_minimum_stays_one_where_atoms_coincide(self_interaction):
 def test_a_thousand_charged_pairs_pushed_together_stay_finite(conserve):
     sources = ChargeEquilibration([1, 8], 1, conserve=conserve, electrostatics=LatentCoulomb()).double()
     with torch.no_grad():
-        sources.raw_hardness.fill_(-20.0)  # as soft as atoms can be
+        sources.hardness_parameter.fill_(-20.0)  # as soft as atoms can be
     pairs = []
     for seed in range(1000):
         second = WATER @ random_rotation(seed).numpy()

@@ -48,7 +48,7 @@ def test_errors_fall_and_charges_stay(first, data):
     assert isinstance(model.sources, ChargeEquilibration)
     assert model.sources.config()["conserve"] == "configuration"
     start = ChargeEquilibration([1, 8], 1, electrostatics=model.electrostatics)
-    assert not torch.allclose(model.sources.raw_hardness, start.raw_hardness.double())
+    assert not torch.allclose(model.sources.hardness_parameter, start.hardness_parameter.double())
     results = evaluate_model(directory / MODEL, [data], split="valid")
     assert results["warnings"] == []
     assert "by equilibration" in (directory / "CARD.md").read_text()
@@ -63,7 +63,7 @@ def test_a_started_run_keeps_equilibrating_and_trains_its_head_alone(first, data
         for name, value in after.state_dict().items()
         if not torch.equal(value, before.state_dict()[name])
     }
-    assert "sources.raw_hardness" in changed
+    assert "sources.hardness_parameter" in changed
     assert "sources.output.weight" in changed
     assert all(name.startswith(("sources.", "reference_energies")) for name in changed)
 
