@@ -3,8 +3,9 @@
     python examples/benchmarks/extensions.py extensions --minutes 10
 
 The backbone of a shipped model goes on with charges as they are, with charges that equilibrate, with
-latent dipoles, with polarizabilities, and with the molecule's charge in the backbone, each trained for the same time on GFN2-xTB energies and forces
-(gfn2_bio.h5 and data of `generate_probe_data.py`; no labels of charges, dipoles or polarizabilities).
+latent dipoles, with polarizabilities, and with the molecule's charge in the backbone, each trained for
+the same time on GFN2-xTB energies and forces (gfn2_bio.h5 and data of `generate_probe_data.py`; no labels
+of charges, dipoles or polarizabilities).
 Held-out errors of neutral and charged molecules, dipoles, Born charges and molecular polarizabilities
 (gfn2_bec.h5), and the time of a force call of 22 atoms. One after the other; the same command goes on
 where an interrupted one stopped. Writes ``results/extensions.json``.
