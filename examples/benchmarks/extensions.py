@@ -29,6 +29,7 @@ from rich.table import Table
 
 import openmm_les
 from openmm_les.engine.compile import freeze
+from openmm_les.models.checkpoint import read_description
 from openmm_les.training.evaluation import evaluate_model
 from openmm_les.training.recorder import LAST
 from openmm_les.training.settings import TrainingSettings
@@ -52,6 +53,7 @@ COLUMNS = (
     "α r",
     "slope",
     "ms/call",
+    "steps",
 )
 
 
@@ -96,6 +98,7 @@ def row(found: dict[str, Any]) -> list[str]:
         "–" if alpha is None else f"{alpha['r']:.3f}",
         "–" if alpha is None else f"{alpha['slope']:.2f}",
         f"{found['processor_ms_per_call']:.1f}",
+        str(found["steps"]),
     ]
 
 
@@ -140,8 +143,10 @@ def main() -> None:
                 return
             kept.write_text(json.dumps(measured(run / MODEL, bio, options.probes, bec)))
         results[name] = json.loads(kept.read_text())
+        # Of the same minutes, steps that cost more are fewer.
+        results[name]["steps"] = read_description(run / MODEL)["metadata"]["validation"]["step"]
         table.add_row(name, *row(results[name]))
-    Console().print(table)
+    Console(width=130).print(table)
     what = {"init": options.init, "minutes": options.minutes, "variants": results}
     print(write_result("extensions", what))
 
