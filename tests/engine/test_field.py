@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import openmm
@@ -148,7 +150,7 @@ def test_frozen_forces_are_the_derivative_of_the_frozen_energy(kind, name):
     if not model.responds:
         born = born_charges(model, graph_of(model, box)).numpy()
         charges = model.moments(graph_of(model, box))[0].detach().numpy()
-        assert np.abs(born - charges[:, None, None] * np.eye(3)).max() > 0.05
+        assert np.abs(born - charges[:, None, None] * np.eye(3)).max() > 0.03
 
 
 def graph_of(model, box):
@@ -303,7 +305,12 @@ print([context.getParameter("electric_field_" + axis) for axis in "xyz"])
 print(repr(energy_of(context)))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     field, energy = done.stdout.splitlines()[-2:]

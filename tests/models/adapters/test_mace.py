@@ -69,9 +69,9 @@ def test_folded_and_scripted_forms_agree(models, name):
         )
         expected = models[name].backbone(graph)
         for form in (folded.backbone, scripted):
-            energies, features = form(graph)
-            torch.testing.assert_close(energies, expected.energies, atol=1e-12, rtol=1e-12)
-            torch.testing.assert_close(features, expected.features, atol=1e-12, rtol=1e-12)
+            found = form(graph)
+            torch.testing.assert_close(found.energies, expected.energies, atol=1e-12, rtol=1e-12)
+            torch.testing.assert_close(found.features, expected.features, atol=1e-12, rtol=1e-12)
 
 
 def test_gradients_of_a_batch_are_right(models):
