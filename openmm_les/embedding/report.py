@@ -93,10 +93,13 @@ class MixedEnergies:
         coupling = found["ml_mm_electrostatics"]
         whole = parameters.get(LAMBDA_INTERPOLATE, 1.0)
         of_model = whole * (short + latent + parameters.get(LAMBDA_ELECTROSTATICS, 1.0) * coupling)
-        in_field = self._field.energy(context) if self._field.exists else 0.0
-        # Where the model fades, so does what the field does to its charges.
-        faded = (1.0 - whole) * found.get(FIELD_TERM, 0.0)
-        rest = _energy(state) - of_model - lennard_jones - (in_field - faded)
+        in_field = of_field = 0.0
+        if self._field.exists:
+            of_model_in_field, of_others = found[FIELD_TERM], self._field.of_fixed_charges(context)
+            in_field = of_model_in_field + of_others
+            # Where the model fades, so does what the field does to its charges.
+            of_field = whole * of_model_in_field + of_others
+        rest = _energy(state) - of_model - lennard_jones - of_field
         closest = self._reader.closest_bare(*arguments)
         return MixedTerms(rest, short, latent, coupling, lennard_jones, closest, in_field)
 

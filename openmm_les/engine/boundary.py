@@ -86,6 +86,11 @@ class ForceBoundary(nn.Module):
         self.energy_factor = KJ_PER_MOL_PER_EV
         self.coulomb_constant = COULOMB_CONSTANT
         self.term_names = ["short_range", "long_range"]
+        self.bad_positions = "openmm-les: positions hold NaN or infinite values"
+        self.bad_energy = (
+            "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a smaller "
+            "time step"
+        )
         # What the last evaluation found, for reporters to take up: charges in e, terms in eV.
         self.latest_charges = torch.zeros(0)
         self.latest_dipoles = torch.zeros(0, 3)
@@ -298,13 +303,10 @@ class PeriodicForce(ForceBoundary):
     ) -> tuple[Tensor, Tensor]:
         """See `ForceBoundary.compute`; raises RuntimeError where the energy is not finite."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         energy, forces = self.compute(positions, box, lambda_interpolate)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 
@@ -316,13 +318,10 @@ class IsolatedForce(ForceBoundary):
     def forward(self, positions: Tensor, lambda_interpolate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `ForceBoundary.compute`; raises RuntimeError where the energy is not finite."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         energy, forces = self.compute(positions, None, lambda_interpolate)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 

@@ -161,6 +161,10 @@ class EmbeddedBoundary(ForceBoundary):
             dtype,
         )
         self.term_names = ["short_range", "long_range", "ml_mm_electrostatics"]
+        self.narrow_box = (
+            "openmm-les: the box became narrower than twice the cutoff of the electrostatic coupling; make "
+            "the system with a shorter CouplingSettings(cutoff=...)"
+        )
         self.guard_distance = settings.guard_distance
         self.warned = False
 
@@ -346,19 +350,13 @@ class PeriodicEmbedded(EmbeddedBoundary):
     ) -> tuple[Tensor, Tensor]:
         """See `EmbeddedBoundary.embedded`; raises RuntimeError where the energy cannot be known."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         narrowest = float(perpendicular_widths(box.to(torch.float64)).min()) * self.length_factor
         if narrowest < 2.0 * self.coupling.cutoff:
-            raise RuntimeError(
-                "openmm-les: the box became narrower than twice the cutoff of the electrostatic coupling; "
-                "make the system with a shorter CouplingSettings(cutoff=...)"
-            )
+            raise RuntimeError(self.narrow_box)
         energy, forces = self.embedded(positions, box, lambda_electrostatics, lambda_interpolate)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 
@@ -375,13 +373,10 @@ class IsolatedEmbedded(EmbeddedBoundary):
     ) -> tuple[Tensor, Tensor]:
         """See `EmbeddedBoundary.embedded`; raises RuntimeError where the energy is not finite."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         energy, forces = self.embedded(positions, None, lambda_electrostatics, lambda_interpolate)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 

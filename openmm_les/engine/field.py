@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import openmm
-from openmm import unit
 
 from openmm_les.engine.references import check_bonded
 from openmm_les.models.heads import NoCharges
@@ -101,23 +100,6 @@ def fixed_charge_force(
     return force
 
 
-def fixed_charge_energy(force: openmm.CustomExternalForce, context: openmm.Context) -> float:
-    """Energy (kJ/mol) of a `fixed_charge_force` at a context's positions and parameters."""
-    state = context.getState(positions=True)
-    positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    parameters = context.getParameters()
-    field = np.array([parameters[name] for name in FIELD_PARAMETERS])
-    fade = 0.0
-    if force.getNumPerParticleParameters() == 2:
-        fade = parameters[force.getGlobalParameterName(len(FIELD_PARAMETERS))]
-    energy = 0.0
-    for k in range(force.getNumParticles()):
-        particle, values = force.getParticleParameters(k)
-        share = 1.0 - fade * values[1] if len(values) == 2 else 1.0
-        energy -= share * values[0] * float(positions[particle] @ field)
-    return energy * KJ_PER_MOL_PER_EV
-
-
 def refuse_derivatives(parameters: Mapping[str, float]) -> openmm.Force:
     """Force without energy that makes State's derivatives by these parameters NaN.
 
@@ -156,7 +138,6 @@ __all__ = [
     "check_feels_field",
     "check_parameter_names",
     "field_parameters",
-    "fixed_charge_energy",
     "fixed_charge_force",
     "refuse_derivatives",
 ]

@@ -6,7 +6,7 @@ without a field stay as they are.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,14 +22,21 @@ TRIAL_FIELD = (0.3, -0.2, 0.5)
 # Errors are raised in `forward` itself, see `boundary`.
 
 
-class PeriodicFieldForce(PeriodicForce):
-    """`PeriodicForce` in a uniform field."""
+class InField:
+    """What the forces in a field have in common."""
+
+    if TYPE_CHECKING:  # TorchScript cannot read such annotations
+        term_names: list[str]
 
     trial_parameters: ClassVar[tuple[float, ...]] = TRIAL_FIELD
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.term_names.append(FIELD_TERM)
+
+
+class PeriodicFieldForce(InField, PeriodicForce):
+    """`PeriodicForce` in a uniform field."""
 
     def forward(  # type: ignore[override]
         self,
@@ -42,25 +49,16 @@ class PeriodicFieldForce(PeriodicForce):
     ) -> tuple[Tensor, Tensor]:
         """See `ForceBoundary.compute`; raises as the class without a field."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         field = torch.stack([electric_field_x, electric_field_y, electric_field_z]).view(3)
         energy, forces = self.compute(positions, box, lambda_interpolate, field)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 
-class IsolatedFieldForce(IsolatedForce):
+class IsolatedFieldForce(InField, IsolatedForce):
     """`IsolatedForce` in a uniform field."""
-
-    trial_parameters: ClassVar[tuple[float, ...]] = TRIAL_FIELD
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.term_names.append(FIELD_TERM)
 
     def forward(  # type: ignore[override]
         self,
@@ -72,25 +70,16 @@ class IsolatedFieldForce(IsolatedForce):
     ) -> tuple[Tensor, Tensor]:
         """See `ForceBoundary.compute`; raises as the class without a field."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         field = torch.stack([electric_field_x, electric_field_y, electric_field_z]).view(3)
         energy, forces = self.compute(positions, None, lambda_interpolate, field)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 
-class PeriodicFieldEmbedded(PeriodicEmbedded):
+class PeriodicFieldEmbedded(InField, PeriodicEmbedded):
     """`PeriodicEmbedded` in a uniform field."""
-
-    trial_parameters: ClassVar[tuple[float, ...]] = TRIAL_FIELD
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.term_names.append(FIELD_TERM)
 
     def forward(  # type: ignore[override]
         self,
@@ -104,31 +93,19 @@ class PeriodicFieldEmbedded(PeriodicEmbedded):
     ) -> tuple[Tensor, Tensor]:
         """See `EmbeddedBoundary.embedded`; raises as the class without a field."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         narrowest = float(perpendicular_widths(box.to(torch.float64)).min()) * self.length_factor
         if narrowest < 2.0 * self.coupling.cutoff:
-            raise RuntimeError(
-                "openmm-les: the box became narrower than twice the cutoff of the electrostatic coupling; "
-                "make the system with a shorter CouplingSettings(cutoff=...)"
-            )
+            raise RuntimeError(self.narrow_box)
         field = torch.stack([electric_field_x, electric_field_y, electric_field_z]).view(3)
         energy, forces = self.embedded(positions, box, lambda_electrostatics, lambda_interpolate, field)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 
-class IsolatedFieldEmbedded(IsolatedEmbedded):
+class IsolatedFieldEmbedded(InField, IsolatedEmbedded):
     """`IsolatedEmbedded` in a uniform field."""
-
-    trial_parameters: ClassVar[tuple[float, ...]] = TRIAL_FIELD
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.term_names.append(FIELD_TERM)
 
     def forward(  # type: ignore[override]
         self,
@@ -141,14 +118,11 @@ class IsolatedFieldEmbedded(IsolatedEmbedded):
     ) -> tuple[Tensor, Tensor]:
         """See `EmbeddedBoundary.embedded`; raises as the class without a field."""
         if not bool(torch.isfinite(positions).all()):
-            raise RuntimeError("openmm-les: positions hold NaN or infinite values")
+            raise RuntimeError(self.bad_positions)
         field = torch.stack([electric_field_x, electric_field_y, electric_field_z]).view(3)
         energy, forces = self.embedded(positions, None, lambda_electrostatics, lambda_interpolate, field)
         if not bool(torch.isfinite(energy)):
-            raise RuntimeError(
-                "openmm-les: the ML energy is not finite. Do atoms overlap? Minimise first, or use a "
-                "smaller time step"
-            )
+            raise RuntimeError(self.bad_energy)
         return energy, forces
 
 

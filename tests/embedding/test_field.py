@@ -10,11 +10,8 @@ from openmm import unit
 from openmm_les import create_mixed_system
 from openmm_les.embedding.electrostatic import nonbonded_parameters
 from openmm_les.engine.embedded import CouplingSettings
-from openmm_les.engine.field import (
-    FIELD_FORCE_NAME,
-    FIELD_PARAMETERS,
-    fixed_charge_energy,
-)
+from openmm_les.engine.field import FIELD_PARAMETERS
+from openmm_les.engine.field_energy import FieldEnergy
 from openmm_les.engine.files import system_from_xml
 from openmm_les.engine.reporters import MLForceReader
 from openmm_les.exceptions import EmbeddingError
@@ -130,10 +127,13 @@ def test_terms_of_both_sides_add_up(embedding):
     system = hybrid(solvated, model, embedding)
     context = make_context(system, solvated.positions)
     change = difference(context, solvated.positions)[0]
-    force = next(f for f in system.getForces() if f.getName() == FIELD_FORCE_NAME)
     box = np.array([v.value_in_unit(unit.nanometer) for v in system.getDefaultPeriodicBoxVectors()])
-    terms = MLForceReader(system).energy_terms(solvated.positions, box, context.getParameters())
-    assert fixed_charge_energy(force, context) + terms["electric_field"] == pytest.approx(change, abs=1e-5)
+    reader = MLForceReader(system)
+    terms = reader.energy_terms(solvated.positions, box, context.getParameters())
+    in_field = FieldEnergy(system, reader)
+    of_fixed = in_field.of_fixed_charges(context)
+    assert of_fixed + terms["electric_field"] == pytest.approx(change, abs=1e-5)
+    assert in_field.energy(context) == pytest.approx(change, abs=1e-5)
     copy = make_context(system_from_xml(openmm.XmlSerializer.serialize(system)), solvated.positions)
     assert energy_of(copy) == energy_of(context)
 
