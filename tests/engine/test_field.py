@@ -65,17 +65,17 @@ def with_sources(kind, **settings):
     model = moving_model()
     sizes = (model.elements, model.backbone.n_features)
     coulomb = model.electrostatics
-    if kind is MultipoleSources:
-        backbone = quiet_model(equivariants=1).backbone
-        sources = kind(*sizes, backbone.n_equivariants, electrostatics=coulomb, **settings)
-    else:
-        backbone = model.backbone
-        sources = kind(*sizes, electrostatics=coulomb, **settings)
     with torch.random.fork_rng():
         torch.manual_seed(4)
+        if kind is MultipoleSources:
+            backbone = quiet_model(equivariants=1).backbone
+            sources = kind(*sizes, backbone.n_equivariants, electrostatics=coulomb, **settings)
+        else:
+            backbone = model.backbone
+            sources = kind(*sizes, electrostatics=coulomb, **settings)
         for name, parameter in sources.named_parameters():
             if "output" in name or "gate" in name:  # silent at the start
-                torch.nn.init.normal_(parameter, std=0.5)
+                torch.nn.init.normal_(parameter, std=2.0)
     return LESModel(backbone, model.charge_head, coulomb, model.elements, sources=sources).double()
 
 
@@ -150,7 +150,7 @@ def test_frozen_forces_are_the_derivative_of_the_frozen_energy(kind, name):
     if not model.responds:
         born = born_charges(model, graph_of(model, box)).numpy()
         charges = model.moments(graph_of(model, box))[0].detach().numpy()
-        assert np.abs(born - charges[:, None, None] * np.eye(3)).max() > 0.03
+        assert np.abs(born - charges[:, None, None] * np.eye(3)).max() > 0.05
 
 
 def graph_of(model, box):
