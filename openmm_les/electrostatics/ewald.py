@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from openmm_les.electrostatics.isolated import (
+    other_atoms,
     safe_distances,
     self_energy,
     self_hardness,
@@ -122,7 +123,7 @@ def split_kernel(
         shifts = torch.round(vectors @ torch.linalg.inv(cell))
     vectors = vectors - shifts @ cell
     distances = safe_distances(vectors)
-    others = 1.0 - torch.eye(positions.shape[0], dtype=positions.dtype, device=positions.device)
+    others = other_atoms(distances)
     near, near_slope = smeared_kernel(distances, math.sqrt(2.0) * smearing)
     far, far_slope = smeared_kernel(distances, 1.0 / alpha)
     return (near - far) * others, (near_slope - far_slope) * others, vectors

@@ -23,10 +23,11 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.isolated import safe_distances
+from openmm_les.electrostatics.ewald import wave_factors
+from openmm_les.electrostatics.isolated import other_atoms, safe_distances
 from openmm_les.electrostatics.multipole_pairs import smeared_derivatives
 from openmm_les.electrostatics.multipole_solver import LatentMultipoles
-from openmm_les.electrostatics.multipoles import MultipoleSum, other_atoms, reciprocal_space
+from openmm_les.electrostatics.multipoles import MultipoleSum
 from openmm_les.electrostatics.solver import LatentCoulomb
 
 CATASTROPHE = (
@@ -64,8 +65,9 @@ def dipole_interactions(
         f = smeared_derivatives(distances, width, 2)
         total = _pair_blocks(others * f[1], others * f[2], vectors)
     else:
-        split, width2, waves, factors = reciprocal_space(
-            cell, smearing, coulomb_constant, None, tolerance, None
+        # As in `ewald_multipole_sum`, derivatives of the kernel decay later than the kernel itself.
+        split, width2, waves, factors = wave_factors(
+            cell, smearing, coulomb_constant, None, 1e-3 * tolerance, None
         )
         phases = (positions @ waves.t()).unsqueeze(1)  # [n, 1, n_k]
         even = (torch.cos(phases) * waves.t()).reshape(3 * n, -1)

@@ -32,6 +32,11 @@ def safe_distances(vectors: Tensor) -> Tensor:
     return torch.sqrt((vectors * vectors).sum(-1).clamp(min=1e-8))
 
 
+def other_atoms(distances: Tensor) -> Tensor:
+    """One for each pair [n, n] of two, zero for each atom with itself."""
+    return 1.0 - torch.eye(distances.shape[0], dtype=distances.dtype, device=distances.device)
+
+
 def self_energy(charges: Tensor, smearing: float, coulomb_constant: float) -> Tensor:
     r"""Interaction of each Gaussian with itself, ``ke Σ q² / (√(2π) σ)``, energy."""
     return 0.5 * self_hardness(smearing, coulomb_constant) * (charges * charges).sum()

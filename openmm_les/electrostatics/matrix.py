@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openmm_les.electrostatics.ewald import split_background, split_kernel, wave_factors
-from openmm_les.electrostatics.isolated import safe_distances, self_hardness, smeared_kernel
+from openmm_les.electrostatics.isolated import other_atoms, safe_distances, self_hardness, smeared_kernel
 
 
 def coulomb_matrix(
@@ -39,9 +39,9 @@ def coulomb_matrix(
     """
     if cell is None:
         vectors = positions.unsqueeze(1) - positions.unsqueeze(0)
-        others = 1.0 - torch.eye(positions.shape[0], dtype=positions.dtype, device=positions.device)
-        kernel, _ = smeared_kernel(safe_distances(vectors), math.sqrt(2.0) * smearing)
-        matrix = coulomb_constant * others * kernel
+        distances = safe_distances(vectors)
+        kernel, _ = smeared_kernel(distances, math.sqrt(2.0) * smearing)
+        matrix = coulomb_constant * other_atoms(distances) * kernel
     else:
         split, width2, waves, factors = wave_factors(
             cell, smearing, coulomb_constant, k_cutoff, tolerance, None

@@ -95,8 +95,7 @@ class LatentMultipoles(nn.Module):
             if self.charges.method == "pme":
                 raise ValueError("`method='pme'` takes no quadrupoles; use 'ewald' or 'auto'")
             return False
-        automatic = self.charges.method == "auto" and self.charges.mesh_is_faster(n_atoms, cell)
-        return self.charges.method == "pme" or automatic
+        return self.charges.takes_mesh(n_atoms, cell)
 
 
 __all__ = ["LatentMultipoles"]

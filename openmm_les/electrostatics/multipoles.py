@@ -7,13 +7,13 @@ Gaussians see it. A site's energy in a potential is ``q φ + u·∇φ + ½ Q:∇
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-from openmm_les.electrostatics.ewald import splitting, wave_vectors
-from openmm_les.electrostatics.isolated import safe_distances
+from openmm_les.electrostatics.ewald import split_background, wave_factors
+from openmm_les.electrostatics.isolated import other_atoms, safe_distances
 from openmm_les.electrostatics.multipole_pairs import pair_interactions, smeared_derivatives
 
 
@@ -119,8 +119,9 @@ def ewald_multipole_sum(
     """
     if quadrupoles is None:
         quadrupoles = _none(dipoles)
-    split, width2, waves, factors = reciprocal_space(
-        cell, smearing, coulomb_constant, k_cutoff, tolerance, alpha
+    # Derivatives of the kernel decay later than the kernel itself.
+    split, width2, waves, factors = wave_factors(
+        cell, smearing, coulomb_constant, k_cutoff, 1e-3 * tolerance, alpha
     )
     phases = positions @ waves.t()  # [n_atoms, n_k]
     cosines, sines = torch.cos(phases), torch.sin(phases)
@@ -152,10 +153,8 @@ def ewald_multipole_sum(
         pairs = pair_interactions(
             vectors, [others * (near[n] - far[n]) for n in range(6)], charges, dipoles, quadrupoles
         )
-        # Gaussians of both widths leave out k = 0; the difference of their limits is constant.
         volume = torch.abs(torch.linalg.det(cell))
-        constant = math.pi * coulomb_constant * (1.0 / (split * split) - 2.0 * smearing * smearing)
-        background = constant * charges.sum() / volume
+        background = split_background(split, smearing, coulomb_constant) * charges.sum() / volume
         energy = energy + pairs[0] - 0.5 * background * charges.sum()
         potential = potential + pairs[1] - background
         slope = slope + pairs[2]
@@ -164,48 +163,9 @@ def ewald_multipole_sum(
     return MultipoleSum(energy, potential, gradient, -slope, curvature)
 
 
-def reciprocal_space(
-    cell: Tensor,
-    smearing: float,
-    coulomb_constant: float,
-    k_cutoff: Optional[float],
-    tolerance: float,
-    alpha: Optional[float],
-) -> Tuple[float, float, Tensor, Tensor]:
-    """What a sum over waves is made of; arguments as `ewald_multipole_sum`.
-
-    Returns
-    -------
-    split : α in 1/Å of the pairs that the waves leave out; 0 = none
-    width2 : Å², the waves' Gaussians are exp(-width2 k²/2)
-    waves : [n_k, 3], 1/Å, half of them
-    factors : [n_k], eV/e², by which ``|S(k)|²`` counts in the energy
-    """
-    split = 0.0
-    if k_cutoff is None:
-        # Derivatives of the kernel decay later than the kernel itself.
-        split = alpha if alpha is not None else splitting(cell, smearing, 1e-3 * tolerance)
-    width2 = smearing * smearing  # exp(-width2 k²/2)
-    if split > 0.0:
-        width2 = 0.5 / (split * split)
-    largest = math.sqrt(2.0 * math.log(1e3 / tolerance) / width2)
-    if k_cutoff is not None:
-        largest = k_cutoff
-    volume = torch.abs(torch.linalg.det(cell))
-    waves = wave_vectors(cell, largest)  # [n_k, 3]
-    squares = (waves * waves).sum(-1)
-    factors = (4.0 * math.pi * coulomb_constant) / volume * torch.exp(-0.5 * width2 * squares) / squares
-    return split, width2, waves, factors
-
-
 def _none(dipoles: Tensor) -> Tensor:
     """Quadrupoles of zero for ``dipoles`` [n, 3]."""
     return torch.zeros_like(dipoles).unsqueeze(-1).expand(-1, -1, 3)
-
-
-def other_atoms(distances: Tensor) -> Tensor:
-    """One for each pair [n, n] of two, zero for each atom with itself."""
-    return 1.0 - torch.eye(distances.shape[0], dtype=distances.dtype, device=distances.device)
 
 
 __all__ = [
@@ -213,6 +173,4 @@ __all__ = [
     "ewald_multipole_sum",
     "isolated_multipole_sum",
     "multipole_self_sum",
-    "other_atoms",
-    "reciprocal_space",
 ]
