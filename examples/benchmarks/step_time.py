@@ -2,8 +2,9 @@
 
     python examples/benchmarks/step_time.py
 
-Capped alanine in a TIP3P box on the CPU platform. Times are medians over interleaved blocks, ratios
-are against the force field of the same run. Writes ``results/step_time-<route stack>.json``.
+Capped alanine in a TIP3P box on the CPU platform (``--platform CUDA`` for another). Times are medians over interleaved blocks, ratios
+are against the force field of the same run. Writes ``results/step_time-<route stack>.json``, on another
+platform ``step_time-<route stack>-<platform>.json``.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def main() -> None:
         table.add_row(name, f"{median:.2f}", f"{max(values) - min(values):.2f}", f"{median / reference:.2f}")
     Console().print(table)
     stack = "-".join(routes)
+    if arguments.platform != "CPU":
+        stack += f"-{arguments.platform}"
     atoms = {"total": modeller.topology.getNumAtoms(), "ml": len(peptide)}
     print(write_result(f"step_time-{stack}", {"platform": arguments.platform, "atoms": atoms, "times": rows}))
 
