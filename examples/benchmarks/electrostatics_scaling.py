@@ -13,7 +13,8 @@ Water boxes of 192 to 98304 atoms, σ = 1 Å, single precision, one process, cod
 Times are wall-clock (median and least of the rounds) and processor time of all threads (least), which
 other work on the machine disturbs less; on a GPU the wall clock alone counts, until the device is done, and
 memory is the device's. Errors are those of the forces against ours at tolerance 1e-6, of the direct sum
-against our cut one. Writes ``results/electrostatics_scaling-<threads, or device>.json`` and a plot. Needs ``pip install torch-pme mlipops``.
+against our cut one. Writes ``results/electrostatics_scaling-<threads, or device>.json`` and a plot. Needs
+``pip install torch-pme mlipops``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python examples/benchmarks/step_time.py
 
-Capped alanine in a TIP3P box on the CPU platform (``--platform CUDA`` for another). Times are medians over interleaved blocks, ratios
-are against the force field of the same run. Writes ``results/step_time-<route stack>.json``, on another
-platform ``step_time-<route stack>-<platform>.json``.
+Capped alanine in a TIP3P box on the CPU platform (``--platform CUDA`` for another). Times are medians over
+interleaved blocks, ratios are against the force field of the same run. Writes
+``results/step_time-<route stack>.json``, on another platform ``step_time-<route stack>-<platform>.json``.
 """
 
 from __future__ import annotations
