@@ -14,19 +14,22 @@ import openmm
 from openmm import app
 from openmmml.mlpotential import MLPotentialImpl
 
+from openmm_les.embedding.field import add_field_on_charges
 from openmm_les.embedding.mechanical import exclude_pairs, image_charges, join_molecules
 from openmm_les.embedding.mixed import EMBEDDINGS, create_mixed_system
 from openmm_les.embedding.openmmml_entry import PREFIX
 from openmm_les.embedding.regions import find_region
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
+from openmm_les.engine.field import field_parameters, refuse_derivatives
 from openmm_les.engine.force import make_force
-from openmm_les.engine.topology import atomic_numbers, molecules_and_charges
+from openmm_les.engine.topology import atomic_numbers, bonds_among, molecules_and_charges, topology_bonds
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.checkpoint import load_model
 from openmm_les.models.model import LESModel
 
 # Since 1.8 openmm-ml asks whether a model has images of its own, and takes the force field's out.
 _EMBEDS = hasattr(MLPotentialImpl, "getMLLongRange")
-_OPTIONS = ("route", "precision", "device", "total_charge", "coupling")
+_OPTIONS = ("route", "precision", "device", "total_charge", "coupling", "electric_field")
 # Of openmm-ml itself: they reach every potential and mean nothing to this one.
 _IGNORED = ("mlLongRange", "linkAtomDistances")
 
@@ -35,8 +38,8 @@ class LESPotentialImpl(MLPotentialImpl):
     """A LES model behind openmm-ml's interface.
 
     Arguments of ``createSystem`` and ``createMixedSystem`` (or of ``MLPotential``, as defaults):
-    ``route``, ``precision``, ``device``, ``total_charge`` as in `create_system` and
-    `create_mixed_system`, with electrostatic embedding ``coupling``.
+    ``route``, ``precision``, ``device``, ``total_charge``, ``electric_field`` (V/nm) as in `create_system`
+    and `create_mixed_system`, with electrostatic embedding ``coupling``.
     """
 
     def __init__(self, model: LESModel, **defaults: Any) -> None:
@@ -71,16 +74,18 @@ class LESPotentialImpl(MLPotentialImpl):
     ) -> None:
         """Add the ML force; called by openmm-ml.
 
-        There is no ``lambda_interpolate`` in it: where openmm-ml interpolates, it scales the force.
+        There is no ``lambda_interpolate`` in it: where openmm-ml interpolates, it scales the force. With an
+        electric field there is a force for it on the charges of ``system``, too, and its derivatives are NaN.
         """
         options = {**self.defaults, **_checked(args)}
         total_charge = options.pop("total_charge", None)
+        electric_field = options.get("electric_field")
         periodic = topology.getPeriodicBoxVectors() is not None
         if atoms is None:
             numbers = atomic_numbers(topology)
             whole = molecules_and_charges(topology, numbers, total_charge or 0)
             described: tuple[Sequence[Any], ...] = (numbers, *whole)
-            chosen = None
+            chosen, bonds, bare = None, topology_bonds(topology), False
         else:
             # While interpolating, openmm-ml collects the forces in a System without particles.
             bare = system.getNumParticles() == 0
@@ -90,17 +95,24 @@ class LESPotentialImpl(MLPotentialImpl):
                     "system; use openmm-ml 1.8, or openmm_les.create_mixed_system and its "
                     "lambda_interpolate"
                 )
+            if bare and not _EMBEDS and electric_field is not None:
+                raise EmbeddingError(
+                    "openmm-ml 1.7 cannot interpolate a system in an electric field: it does not show us "
+                    "the MM charges; use openmm-ml 1.8, or openmm_les.create_mixed_system"
+                )
             region = find_region(
                 topology, _particles(topology) if bare else system, atoms, self.model, total_charge
             )
             described = (region.numbers, region.molecules, region.molecule_charges)
-            chosen = region.atoms
+            chosen, bonds = region.atoms, bonds_among(region.bonds, region.atoms)
             if not bare:
                 periodic = system.usesPeriodicBoundaryConditions()
                 if not _EMBEDS:
                     exclude_pairs(system, region.atoms)
                     options["image_charges"] = image_charges(system, region.atoms)
                 join_molecules(system, region)
+                if electric_field is not None:
+                    add_field_on_charges(system, system, region, electric_field)
         force = make_force(
             self.model,
             *described,
@@ -108,9 +120,12 @@ class LESPotentialImpl(MLPotentialImpl):
             periodic=periodic,
             scalable=False,
             force_group=forceGroup,
+            bonds=bonds,
             **options,
         )
         system.addForce(force)
+        if electric_field is not None and not bare:
+            system.addForce(refuse_derivatives(field_parameters(electric_field)))
 
     def getMLLongRange(self) -> bool:
         """True: latent charges interact with their periodic images (asked by openmm-ml 1.8)."""
@@ -145,6 +160,11 @@ class LESPotentialImpl(MLPotentialImpl):
                 self, topology, system, region.atoms, forceGroup, True, **options
             )
             join_molecules(mixed, region)
+            electric_field = options.get("electric_field")
+            if electric_field is not None:
+                add_field_on_charges(mixed, system, region, electric_field, interpolate=True)
+                refused = {**field_parameters(electric_field), LAMBDA_INTERPOLATE: 1.0}
+                mixed.addForce(refuse_derivatives(refused))
             return mixed
         return create_mixed_system(
             topology,
