@@ -83,4 +83,15 @@ def single_graph(
     else:
         cells = cell.unsqueeze(0)
     offsets = torch.tensor([0, positions.shape[0]], device=positions.device)
-    return Graph(positions, numbers, centers, neighbors, shifts, cells, offsets, molecules, molecule_charges)
+    return Graph(
+        positions,
+        numbers,
+        centers,
+        neighbors,
+        shifts,
+        cells,
+        offsets,
+        molecules,
+        molecule_charges,
+        periodic=cell is not None,
+    )

@@ -3,14 +3,27 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openmm_les.graph import Graph, configuration_index, padded_pairs, pair_vectors
+from openmm_les.graph import Graph, atoms_of, cell_of, configuration_index, padded_pairs, pair_vectors
 from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, TRICLINIC, WATER, WATER_NUMBERS, make_graph
 
 
-def test_configuration_index():
-    assert configuration_index(torch.tensor([0, 3, 3, 5])).tolist() == [0, 0, 0, 2, 2]
-    assert configuration_index(torch.tensor([0, 2])).tolist() == [0, 0]
-    assert configuration_index(torch.tensor([0])).tolist() == []
+def test_atoms_and_cells_of_configurations():
+    cell = np.array(TRICLINIC)
+    graph = make_graph([WATER, FORMAMIDE], [WATER_NUMBERS, FORMAMIDE_NUMBERS], [None, cell])
+    assert configuration_index(graph).tolist() == [0] * 3 + [1] * 6
+    assert [atoms_of(graph, i) for i in (0, 1)] == [(0, 3), (3, 9)]
+    assert cell_of(graph, 0) is None
+    assert torch.equal(cell_of(graph, 1), graph.cells[1])
+
+
+def test_atoms_and_cell_of_one_configuration():
+    for cell in (None, np.array(TRICLINIC)):
+        graph = make_graph([WATER], [WATER_NUMBERS], [cell])
+        assert configuration_index(graph).tolist() == [0] * 3
+        assert atoms_of(graph, 0) == (0, 3)
+        for known in (None, cell is not None):
+            found = cell_of(graph._replace(periodic=known), 0)
+            assert found is None if cell is None else torch.equal(found, graph.cells[0])
 
 
 def test_pair_vectors_of_a_batch():
@@ -21,7 +34,7 @@ def test_pair_vectors_of_a_batch():
         [np.array(TRICLINIC), None, cubic],
     )
     vectors = pair_vectors(graph)
-    owner = configuration_index(graph.offsets)[graph.centers]
+    owner = configuration_index(graph)[graph.centers]
     for k in range(len(vectors)):
         shift = graph.shifts[k] @ graph.cells[owner[k]]
         expected = graph.positions[graph.neighbors[k]] + shift - graph.positions[graph.centers[k]]
@@ -47,18 +60,29 @@ def test_pair_vectors_are_differentiable_in_positions_and_cells():
     assert torch.autograd.gradcheck(lengths, inputs)
 
 
+def graph_of(centers: list[int], n_atoms: int) -> Graph:
+    """A graph of which only the centres of pairs are read."""
+    whole = make_graph([np.zeros((n_atoms, 3)) + 9.0 * np.arange(n_atoms)[:, None]], [[1] * n_atoms], [None])
+    return whole._replace(centers=torch.tensor(centers, dtype=torch.int64))
+
+
 def test_padded_pairs():
-    table = padded_pairs(torch.tensor([0, 0, 2, 2, 2]), 4)
+    table = padded_pairs(graph_of([0, 0, 2, 2, 2], 4))
     assert table.tolist() == [[0, 1, 5], [5, 5, 5], [2, 3, 4], [5, 5, 5]]
 
 
+def test_padded_pairs_that_are_known():
+    table = torch.tensor([[1, 2], [0, 5]])
+    assert padded_pairs(graph_of([0, 0, 1], 2)._replace(rows=table)) is table
+
+
 def test_padded_pairs_without_pairs():
-    assert padded_pairs(torch.zeros(0, dtype=torch.int64), 3).shape == (3, 0)
+    assert padded_pairs(graph_of([], 3)).shape == (3, 0)
 
 
 def test_scripted_is_eager():
     graph = make_graph([WATER, FORMAMIDE], [WATER_NUMBERS, FORMAMIDE_NUMBERS], [None, np.array(TRICLINIC)])
     assert isinstance(graph, Graph)
     assert torch.equal(torch.jit.script(pair_vectors)(graph), pair_vectors(graph))
-    for centers, n in ((graph.centers, 9), (graph.centers[:0], 4)):
-        assert torch.equal(torch.jit.script(padded_pairs)(centers, n), padded_pairs(centers, n))
+    for each in (graph, graph_of([], 4)):
+        assert torch.equal(torch.jit.script(padded_pairs)(each), padded_pairs(each))

@@ -286,6 +286,7 @@ class ForceBoundary(nn.Module):
             offsets,
             self.molecules,
             self.molecule_charges,
+            periodic=box is not None,
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.electrostatics.isolated import self_hardness
-from openmm_les.graph import Graph, cell_of, configuration_index
+from openmm_les.graph import Graph, atoms_of, cell_of, configuration_index
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.constants import element_index
 from openmm_les.models.heads import NoCharges, conserve_charge, starting_charge
@@ -167,7 +167,7 @@ class ChargeEquilibration(nn.Module):
         energies: List[Tensor] = []
         gradients: List[Tensor] = []
         for i in range(graph.cells.shape[0]):
-            begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
+            begin, end = atoms_of(graph, i)
             cell = cell_of(graph, i)
             energy, _, gradient = self.electrostatics(
                 places[begin:end], held[begin:end], cell, self.by_matrix(end - begin, cell)
@@ -175,7 +175,7 @@ class ChargeEquilibration(nn.Module):
             energies.append(energy)
             gradients.append(gradient)
         own = 0.5 * (cost + hardness * held) ** 2 / hardness  # χ q + J q²/2, and χ²/2J of atoms alone
-        made = torch.stack(energies).index_add(0, configuration_index(graph.offsets), own)
+        made = torch.stack(energies).index_add(0, configuration_index(graph), own)
         with torch.no_grad():
             constant = charges.clone()
         return LongRange(
@@ -215,7 +215,7 @@ class ChargeEquilibration(nn.Module):
         """
         found: List[Tensor] = []
         for i in range(graph.cells.shape[0]):
-            begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
+            begin, end = atoms_of(graph, i)
             cell = cell_of(graph, i)
             members, totals = self.conserved(graph, begin, end)
             problem = (positions[begin:end], slopes[begin:end], hardness[begin:end], members, totals)

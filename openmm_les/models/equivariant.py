@@ -377,7 +377,7 @@ class EquivariantBackbone(ExactConstants):
     def forward(self, graph: Graph) -> BackboneOutput:
         n = graph.positions.shape[0]
         species = self.index[graph.numbers]
-        table = padded_pairs(graph.centers, n)  # [n, K], n_pairs on padding
+        table = padded_pairs(graph)  # [n, K], n_pairs on padding
         # Padding gets a vector at twice the cutoff, where the envelope and its slope vanish.
         outside = torch.full_like(graph.positions[:1], 2.0 * self.cutoff)
         vectors = torch.cat([pair_vectors(graph), outside], 0)[table]  # [n, K, 3]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import symbol
 from openmm_les.exceptions import UnknownElementError
-from openmm_les.graph import Graph, cell_of, configuration_index
+from openmm_les.graph import Graph, atoms_of, cell_of, configuration_index
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.domain import FeatureDomain
 from openmm_les.models.heads import conserve_charge
@@ -145,7 +145,7 @@ class LESModel(nn.Module):
         ``gradients`` are those of both together.
         """
         atoms = self.backbone(graph)
-        configurations = configuration_index(graph.offsets)
+        configurations = configuration_index(graph)
         references = self.reference_energies[graph.numbers]  # float64
         short = torch.zeros(graph.cells.shape[0], dtype=references.dtype, device=references.device)
         short = short.index_add(0, configurations, atoms.energies.to(references.dtype) + references)
@@ -170,7 +170,7 @@ class LESModel(nn.Module):
                 # Clones, because freezing the script drops detach().
                 places, held = graph.positions.clone(), charges.clone()
         for i in range(graph.cells.shape[0]):
-            begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
+            begin, end = atoms_of(graph, i)
             energy, potential, gradient = self.electrostatics(
                 places[begin:end], held[begin:end], cell_of(graph, i)
             )

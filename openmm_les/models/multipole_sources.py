@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_les.electrostatics import LatentCoulomb, PolarizableMultipoles
-from openmm_les.graph import Graph, cell_of
+from openmm_les.graph import Graph, atoms_of, cell_of
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.long_range import External, LongRange
@@ -152,7 +152,7 @@ class MultipoleSources(nn.Module):
         gradients: List[Tensor] = []
         induced: List[Tensor] = []
         for i in range(graph.cells.shape[0]):
-            begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
+            begin, end = atoms_of(graph, i)
             field: Optional[Tensor] = None
             if external is not None:
                 field = external.field[begin:end]
@@ -204,7 +204,7 @@ class MultipoleSources(nn.Module):
         if moments.inverse is not None:
             induced: List[Tensor] = []
             for i in range(graph.cells.shape[0]):
-                begin, end = int(graph.offsets[i]), int(graph.offsets[i + 1])
+                begin, end = atoms_of(graph, i)
                 found = self.electrostatics(
                     graph.positions[begin:end],
                     moments.charges[begin:end],

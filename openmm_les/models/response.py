@@ -100,7 +100,7 @@ def probing_fields(model: LESModel, graph: Graph) -> Tuple[Tensor, External]:
     if bool((graph.cells != 0.0).any()):
         raise ValueError("the polarizability is that of isolated configurations, these are periodic")
     fields = torch.zeros_like(graph.cells[:, 0]).requires_grad_(True)
-    at_atoms = fields[configuration_index(graph.offsets)]
+    at_atoms = fields[configuration_index(graph)]
     return fields, External(-(graph.positions * at_atoms).sum(1), at_atoms)
 
 
@@ -123,7 +123,7 @@ def total_dipole(charges: Tensor, dipoles: Tensor, graph: Graph) -> Tensor:
     """
     moments = charges.unsqueeze(1) * whole_positions(graph) + dipoles
     total = torch.zeros_like(graph.cells[:, 0])
-    return total.index_add(0, configuration_index(graph.offsets), moments)
+    return total.index_add(0, configuration_index(graph), moments)
 
 
 def born_charges_of_moments(

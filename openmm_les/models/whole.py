@@ -20,7 +20,7 @@ def whole_positions(graph: Graph) -> Tensor:
     if not bool((graph.cells != 0.0).any()):
         return graph.positions
     images = torch.from_numpy(_molecule_images(graph)).to(graph.positions)
-    cells = graph.cells[configuration_index(graph.offsets)]  # [n_atoms, 3, 3]
+    cells = graph.cells[configuration_index(graph)]  # [n_atoms, 3, 3]
     return graph.positions + torch.bmm(images.unsqueeze(1), cells).squeeze(1)
 
 

@@ -91,7 +91,7 @@ def predict_batch(
         if stress:
             strain = torch.zeros_like(graph.cells).requires_grad_(True)
             inputs.append(strain)
-            strains = strain[configuration_index(graph.offsets)]
+            strains = strain[configuration_index(graph)]
             graph = graph._replace(
                 positions=positions + torch.bmm(positions.unsqueeze(1), strains).squeeze(1),
                 cells=graph.cells + torch.bmm(graph.cells, strain),
@@ -176,7 +176,7 @@ def molecule_error(error: Tensor, graph: Graph) -> Tensor:
     arms = positions - (total(positions) / sizes.unsqueeze(1))[molecules]
     radii = torch.sqrt(total((arms * arms).sum(1)) / sizes).clamp(min=0.5)  # Å, single atoms have none
     net, torque = total(error), total(torch.linalg.cross(arms, error))
-    owner = molecules.new_zeros(n).index_copy(0, molecules, configuration_index(graph.offsets))
+    owner = molecules.new_zeros(n).index_copy(0, molecules, configuration_index(graph))
     companions = torch.bincount(owner, minlength=graph.cells.shape[0])
     counted = (companions > 1)[owner] & (graph.cells[owner] == 0.0).all(2).all(1)
     lengths = _length(net) + _length(torque) / radii

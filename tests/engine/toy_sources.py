@@ -51,7 +51,7 @@ class ToyResponse(nn.Module):
         charges = self.charges(affinity, graph)
         own = chi * charges + 0.5 * self.hardness * charges * charges
         own = own + 0.5 * (dipoles * dipoles).sum(1) / self.polarizability
-        configurations = configuration_index(graph.offsets)
+        configurations = configuration_index(graph)
         energies = torch.zeros_like(graph.cells[:, 0, 0]).index_add(0, configurations, own)
         with torch.no_grad():
             held = charges.clone()

@@ -357,7 +357,7 @@ class MACEBackbone(nn.Module):
         rank = torch.argsort(order)
         species = of_atom[order]
         counts: List[int] = torch.bincount(of_atom, minlength=self.n_elements).tolist()
-        table = padded_pairs(graph.centers, n)[order]  # [n, k], n_pairs on padding
+        table = padded_pairs(graph)[order]  # [n, k], n_pairs on padding
         # Padding gets a vector beyond the cutoff, where every function has ended.
         outside = torch.full_like(graph.positions[:1], 2.0 * self.cutoff)
         # From neighbour to centre, as messages go.
