@@ -80,7 +80,7 @@ def parts(
     """Times of the steps of an eager force call."""
     box = arguments[1] if len(arguments) > 1 else None
     model = force.model
-    graph = force.graph(arguments[0], box)
+    graph = force.graph_of(arguments[0], box)
     atoms = model.backbone(graph)
     charges = model.charge_head(atoms.features, graph.numbers, graph.molecules, graph.molecule_charges)
     cell = graph.cells[0] if box is not None else None
@@ -94,7 +94,7 @@ def parts(
             model.electrostatics(graph.positions.detach(), charges.detach(), cell)
 
     return {
-        "neighbours and graph": milliseconds(lambda: force.graph(arguments[0], box), repeats),
+        "neighbours and graph": milliseconds(lambda: force.graph_of(arguments[0], box), repeats),
         "backbone, energies only": milliseconds(lambda: model.backbone(graph), repeats),
         "backbone, with derivatives": milliseconds(gradient, repeats),
         "Coulomb sum": milliseconds(coulomb, repeats),

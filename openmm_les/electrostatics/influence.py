@@ -145,14 +145,41 @@ class MeshTables(nn.Module):
         self.stored_cell = torch.zeros((3, 3), dtype=torch.float64)
         self.influence = torch.zeros(0)
         self.self_terms = torch.zeros(0)
+        self.held = False
+        """Whether to take what `hold` was given last, whatever the cell, without asking a GPU for it"""
+        self.held_sizes = [0, 0, 0]
+        self.held_influence = torch.zeros(0)
+        self.held_self_terms = torch.zeros(0)
+
+    @torch.jit.export
+    def hold(self, cell: Tensor) -> bool:
+        """Keep the tables of a cell where those of the last one lay, if they have the same shape.
+
+        For recorded CUDA graphs, which read them there. Returns whether the place is a new one.
+        """
+        sizes = self.sizes(cell)
+        influence, self_terms = self.forward(cell)
+        if self.held_sizes == sizes and self.held_influence.device == influence.device:
+            self.held_influence.copy_(influence)
+            self.held_self_terms.copy_(self_terms)
+            return False
+        self.held_sizes = sizes
+        self.held_influence, self.held_self_terms = influence.clone(), self_terms.clone()
+        return True
 
     def sizes(self, cell: Tensor) -> List[int]:
         """Points of the mesh along each vector of a cell [3, 3], Å."""
-        with torch.no_grad():
-            return mesh_sizes(cell, self.spacing, self.order)
+        # One exit: TorchScript fails on an early return in front of a `with` block.
+        sizes = self.held_sizes
+        if not self.held:
+            with torch.no_grad():
+                sizes = mesh_sizes(cell, self.spacing, self.order)
+        return sizes
 
     def forward(self, cell: Tensor) -> Tuple[Tensor, Tensor]:
         """Influence function and self terms of a cell [3, 3] in Å, differentiable where it asks."""
+        if self.held:
+            return self.held_influence, self.held_self_terms
         known = self.stored_cell
         fits = known.dtype == cell.dtype and known.device == cell.device and not cell.requires_grad
         if fits and torch.equal(known, cell):

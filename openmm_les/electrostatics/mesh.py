@@ -11,13 +11,26 @@ from torch import Tensor
 from openmm_les.electrostatics.bsplines import spline_weights
 
 
+def inverse_cell(cell: Tensor) -> Tensor:
+    """Inverse of a cell [3, 3] by cross products: unlike `torch.linalg.inv` it never waits for a GPU."""
+    first, second, third = cell[0], cell[1], cell[2]
+    across = torch.linalg.cross(second, third)
+    columns = [across, torch.linalg.cross(third, first), torch.linalg.cross(first, second)]
+    return torch.stack(columns, 1) / (first * across).sum()
+
+
+def _filled(numbers: List[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Tensor of a few numbers, made where it is wanted: a copy to a GPU would wait for it."""
+    return torch.cat([torch.full((1,), number, dtype=dtype, device=device) for number in numbers])
+
+
 def mesh_positions(positions: Tensor, inverse_cell: Tensor, mesh: List[int]) -> Tuple[Tensor, Tensor]:
     """First node of each atom and its centred position in that mesh box.
 
     ``positions`` [n_atoms, 3], wrapped or not, ``inverse_cell`` [3, 3]. Returns ``bases``
     [3, n_atoms] int64 in [0, mesh) and ``t`` [3, n_atoms] in [-½, ½], differentiable.
     """
-    sizes = torch.tensor(mesh, dtype=torch.int64, device=positions.device).view(3, 1)
+    sizes = _filled(mesh, torch.int64, positions.device).view(3, 1)
     scaled = (positions @ inverse_cell).t()
     scaled = (scaled - torch.floor(scaled)) * sizes
     with torch.no_grad():
@@ -181,8 +194,8 @@ def mesh_sum(
         lists them, eV/e per power of a mesh spacing
     to_mesh : [3, 3], 1/Å, positions @ to_mesh is in mesh spacings
     """
-    inverse = torch.linalg.inv(cell)
-    to_mesh = inverse * torch.tensor(mesh, dtype=cell.dtype, device=cell.device)
+    inverse = inverse_cell(cell)
+    to_mesh = inverse * _filled(mesh, cell.dtype, cell.device)
     moments: Optional[Tensor] = None
     if dipoles is not None:
         moments = (dipoles @ to_mesh).t()
@@ -248,4 +261,4 @@ def _mesh_sum_recorded(
     return energy, _contract(collapsed, weights)
 
 
-__all__ = ["gather", "mesh_positions", "mesh_sum", "spread"]
+__all__ = ["gather", "inverse_cell", "mesh_positions", "mesh_sum", "spread"]

@@ -121,6 +121,8 @@ class LatentCoulomb(nn.Module):
         """Whether the method, or "auto" for so many atoms in this cell, is the mesh."""
         if cell is None:
             return False
+        if self.mesh.tables.held:
+            return True
         return self.method == "pme" or (self.method == "auto" and self.mesh_is_faster(n_atoms, cell))
 
     def check_method(self, cell: Optional[Tensor]) -> None:

@@ -59,9 +59,12 @@ class ForceBoundary(nn.Module):
         molecules: Tensor
         molecule_charges: Tensor
         image_charges: Tensor
+        offsets: Tensor
 
     trial_parameters: ClassVar[tuple[float, ...]] = ()
     """Of `forward`, for comparing compiled forms."""
+    whole: ClassVar[bool] = False
+    """Whether the model's energy is all there is, without a field or surroundings."""
 
     def __init__(
         self,
@@ -104,7 +107,15 @@ class ForceBoundary(nn.Module):
         self.has_images = image_charges is not None
         counted = [0.0] * len(numbers) if image_charges is None else image_charges
         self.register_buffer("image_charges", torch.tensor(list(counted), dtype=torch.float64))
+        self.register_buffer("offsets", torch.tensor([0, len(numbers)]))
         self.references = MoleculeReferences(molecules, bonds)
+        self.replayable = (
+            self.whole
+            and model.sources is None
+            and bool(getattr(model.backbone, "reads_rows", False))
+            and hasattr(model.electrostatics, "mesh")
+        )
+        """Whether a CUDA graph may stand for the model, see `openmm_les.engine.cuda_graphs`"""
         self.eval()
 
     def compute(
@@ -129,10 +140,17 @@ class ForceBoundary(nn.Module):
         gradient = torch.zeros((self.atoms.shape[0], 3), dtype=torch.float64, device=positions.device)
         if scale != 0.0:
             of_model, gradient_of_model = self.energy_and_gradient(
-                self.graph(positions, box), self.field_at(positions, box, electric_field)
+                self.graph_of(positions, box), self.field_at(positions, box, electric_field)
             )
             energy = scale * of_model
             gradient = scale * gradient_of_model.to(torch.float64)
+        return self.assembled(positions, box, energy, gradient)
+
+    @torch.jit.export
+    def assembled(
+        self, positions: Tensor, box: Tensor | None, energy: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `compute` returns, of the model's energy (eV) and gradient ([n_ml, 3], eV/Å), both double."""
         if self.has_images and box is not None:
             of_images, gradient_of_images = self.images(positions, box)
             energy = energy - of_images
@@ -187,6 +205,36 @@ class ForceBoundary(nn.Module):
         assert response is not None  # narrows the type for TorchScript
         return energy, response + gradients
 
+    @torch.jit.export
+    def of_rows(
+        self, positions: Tensor, neighbors: Tensor, shifts: Tensor, rows: Tensor, cells: Tensor, periodic: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`energy_and_gradient` of pairs in rows of equal length, without ever waiting for a GPU.
+
+        Parameters
+        ----------
+        positions : [n_ml, 3], Å, ready for derivatives
+        neighbors, shifts : [n_ml * width] and [n_ml * width, 3], as of a `Graph`, atom by atom
+        rows : [n_ml, width], number of each pair, ``n_ml * width`` where there is none
+        cells : [1, 3, 3], Å
+        periodic : whether there is a cell; the mesh then takes what it was given to hold
+        """
+        centers = torch.arange(neighbors.shape[0], device=neighbors.device) // rows.shape[1]
+        graph = Graph(
+            positions,
+            self.numbers,
+            centers,
+            neighbors,
+            shifts,
+            cells,
+            self.offsets,
+            self.molecules,
+            self.molecule_charges,
+            periodic,
+            rows,
+        )
+        return self.energy_and_gradient(graph)
+
     def field_at(
         self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None
     ) -> UniformField | None:
@@ -212,7 +260,7 @@ class ForceBoundary(nn.Module):
 
         Without an energy where that can be; arguments as in `compute`.
         """
-        graph = self.graph(positions, box)
+        graph = self.graph_of(positions, box)
         uniform = self.field_at(positions, box, electric_field)
         with torch.no_grad():
             if uniform is not None and self.model.responds:
@@ -228,7 +276,7 @@ class ForceBoundary(nn.Module):
     def novelty(self, positions: Tensor, box: Tensor | None) -> Tensor:
         """How far the atoms lie from the training data, [n_ml]; see `LESModel.novelty`."""
         with torch.no_grad():
-            novelty = self.model.novelty(self.graph(positions, box))
+            novelty = self.model.novelty(self.graph_of(positions, box))
         return novelty
 
     @torch.jit.export
@@ -239,7 +287,7 @@ class ForceBoundary(nn.Module):
 
         Arguments as in `compute`; that of the field is there where there is one.
         """
-        graph = self.graph(positions, box)
+        graph = self.graph_of(positions, box)
         uniform = self.field_at(positions, box, electric_field)
         with torch.no_grad():
             external: External | None = None
@@ -253,7 +301,8 @@ class ForceBoundary(nn.Module):
                 terms.append(field_energy(uniform, charges, prediction.latent_dipoles))
         return torch.stack(terms) * self.energy_factor
 
-    def graph(self, positions: Tensor, box: Tensor | None) -> Graph:
+    @torch.jit.export
+    def graph_of(self, positions: Tensor, box: Tensor | None) -> Graph:
         """Graph of the ML atoms in Å, positions ready for derivatives; arguments as in `compute`."""
         with torch.no_grad():
             chosen = positions.index_select(0, self.atoms)
@@ -274,7 +323,6 @@ class ForceBoundary(nn.Module):
                 shifts = shifts + images[neighbors] - images[centers]
                 cells = cell.unsqueeze(0)
             r = r.to(self.dtype).clone()
-            offsets = torch.tensor([0, r.shape[0]], device=r.device)
         r.requires_grad_(True)
         return Graph(
             r,
@@ -283,7 +331,7 @@ class ForceBoundary(nn.Module):
             neighbors,
             shifts.to(self.dtype),
             cells.to(self.dtype),
-            offsets,
+            self.offsets,
             self.molecules,
             self.molecule_charges,
             periodic=box is not None,
@@ -298,6 +346,7 @@ class PeriodicForce(ForceBoundary):
     """`ForceBoundary` for periodic systems."""
 
     periodic = True
+    whole = True
 
     def forward(
         self, positions: Tensor, box: Tensor, lambda_interpolate: Tensor | None = None
@@ -315,6 +364,7 @@ class IsolatedForce(ForceBoundary):
     """`ForceBoundary` for systems without periodic images."""
 
     periodic = False
+    whole = True
 
     def forward(self, positions: Tensor, lambda_interpolate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `ForceBoundary.compute`; raises RuntimeError where the energy is not finite."""

@@ -221,7 +221,7 @@ class EmbeddedBoundary(ForceBoundary):
             terms = self.terms(positions, box, 1.0, electric_field)
             charges, dipoles = terms.charges, terms.dipoles
         else:
-            graph = self.graph(positions, box)
+            graph = self.graph_of(positions, box)
             with torch.no_grad():
                 charges, dipoles = self.model.moments(graph)
                 charges, dipoles = charges.clone(), dipoles.clone()
@@ -262,7 +262,7 @@ class EmbeddedBoundary(ForceBoundary):
 
         Arguments as in `embedded`; gradients at fixed ``strength``.
         """
-        graph = self.graph(positions, box)
+        graph = self.graph_of(positions, box)
         with torch.no_grad():
             cell: Tensor | None = None
             if box is not None:

@@ -29,6 +29,7 @@ class InField:
         term_names: list[str]
 
     trial_parameters: ClassVar[tuple[float, ...]] = TRIAL_FIELD
+    whole: ClassVar[bool] = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

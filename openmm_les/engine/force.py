@@ -17,6 +17,7 @@ from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import compile_force, trial_positions
+from openmm_les.engine.cuda_graphs import NotRecordedError, ReplayedForce, can_replay
 from openmm_les.engine.field import FIELD_PARAMETERS, check_feels_field, field_parameters
 from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
 from openmm_les.engine.routes import choose_route, import_torchforce
@@ -60,9 +61,10 @@ class PythonForceFunction:
         """Positions, box and electric field of the last evaluation, whose results the module keeps"""
         self.parameters = tuple(parameters)
         self._module: torch.jit.ScriptModule | None = None
+        self._replayed: ReplayedForce | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "evaluated": None, "_module": None}
+        return {**self.__dict__, "evaluated": None, "_module": None, "_replayed": None}
 
     def module(self) -> torch.jit.ScriptModule:
         """The scripted module on its device, made at the first call."""
@@ -73,6 +75,8 @@ class PythonForceFunction:
                 warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
                 archive = io.BytesIO(self.archive)
                 self._module = torch.jit.load(archive, map_location=self.torch_device()).eval()
+            if can_replay(self._module, self.torch_device()):
+                self._replayed = ReplayedForce(self._module)
         return self._module
 
     def torch_device(self) -> torch.device:
@@ -83,28 +87,43 @@ class PythonForceFunction:
 
     def __call__(self, state: openmm.State) -> tuple[float, Any]:
         """Energy in kJ/mol and forces [n, 3] in kJ/mol/nm (numpy, double)."""
-        device = self.torch_device()
-        positions = _tensor(state.getPositions(asNumpy=True), device)
-        box = _tensor(state.getPeriodicBoxVectors(asNumpy=True), device) if self.periodic else None
-        values = state.getParameters()
-        known = {name: torch.tensor(values[name], dtype=torch.float64) for name in self.parameters}
-        arguments = [positions] if box is None else [positions, box]
-        arguments += [value.to(device) for value in known.values()]
-        field = (
-            torch.stack([known[name] for name in FIELD_PARAMETERS]) if FIELD_PARAMETERS[0] in known else None
-        )
+        positions = _tensor(state.getPositions(asNumpy=True))
+        box = _tensor(state.getPeriodicBoxVectors(asNumpy=True)) if self.periodic else None
+        values = {name: float(state.getParameters()[name]) for name in self.parameters}
         try:
             # The optimiser would take seconds at the second and third step and gain nothing.
             with torch.jit.optimized_execution(False):
-                energy, forces = self.module()(*arguments)
+                energy, forces = self._run(positions, box, values)
         except torch.jit.Error as error:
             # The last line is our own message, above it stands a TorchScript stack.
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+        field = None
+        if FIELD_PARAMETERS[0] in values:
+            field = torch.tensor([values[name] for name in FIELD_PARAMETERS], dtype=torch.float64)
         # At strength 0 the module has not looked at the positions.
-        off = LAMBDA_INTERPOLATE in self.parameters and values[LAMBDA_INTERPOLATE] == 0.0
+        off = values.get(LAMBDA_INTERPOLATE) == 0.0
         self.evaluated = None if off else [positions, box, field]
         RUNNING[self.key] = self
-        return float(energy.detach()), forces.detach().cpu().numpy()
+        return energy, forces.numpy()
+
+    def _run(
+        self, positions: Tensor, box: Tensor | None, values: dict[str, float]
+    ) -> tuple[float, Tensor]:
+        """Energy and forces of the module, by a CUDA graph where that can be; all on the CPU."""
+        module, replayed = self.module(), self._replayed
+        strength = values.get(LAMBDA_INTERPOLATE, 1.0)
+        if replayed is not None and strength != 0.0 and replayed.suits(box):
+            try:
+                return replayed(positions, box, strength)
+            except NotRecordedError as error:
+                logger.warning("no CUDA graph, steps take longer: %s", error)
+                self._replayed = None
+        device = self.torch_device()
+        arguments = [positions.to(device)] if box is None else [positions.to(device), box.to(device)]
+        # Parameters stay on the CPU, where they are read.
+        arguments += [torch.tensor(value, dtype=torch.float64) for value in values.values()]
+        energy, forces = module(*arguments)
+        return float(energy.detach()), forces.detach().cpu()
 
 
 def make_force(
@@ -257,8 +276,8 @@ def _check_compiled(
     compile_force(module, trial_positions(n, box), box, optimized)
 
 
-def _tensor(quantity: unit.Quantity, device: torch.device) -> Tensor:
-    return torch.tensor(quantity.value_in_unit(unit.nanometer), dtype=torch.float64, device=device)
+def _tensor(quantity: unit.Quantity) -> Tensor:
+    return torch.tensor(quantity.value_in_unit(unit.nanometer), dtype=torch.float64)
 
 
 __all__ = [

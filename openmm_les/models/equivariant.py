@@ -280,6 +280,8 @@ class EquivariantBackbone(ExactConstants):
         index: Tensor
         basis: Tensor
 
+    reads_rows = True
+
     def __init__(
         self,
         elements: List[int],

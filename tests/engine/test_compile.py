@@ -66,7 +66,7 @@ def test_trial_positions_keep_atoms_apart_and_near(name, n_atoms):
     numbers = [8, 1, 1] * 22
     kind = IsolatedForce if box is None else PeriodicForce
     force = kind(quiet_model(), numbers[:n_atoms], [0] * n_atoms, [0.0], dtype=torch.float64)
-    graph = force.graph(positions, box)
+    graph = force.graph_of(positions, box)
     if n_atoms > 1:
         distances = torch.linalg.norm(
             graph.positions[graph.neighbors] + graph.shifts @ graph.cells[0] - graph.positions[graph.centers],

@@ -1,0 +1,152 @@
+"""Replayed force calls; off a GPU the model is called where a graph would be replayed."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from openmm_les.electrostatics import LatentCoulomb
+from openmm_les.engine import cuda_graphs
+from openmm_les.engine.boundary import IsolatedForce, PeriodicForce
+from openmm_les.engine.cuda_graphs import SWITCH, ReplayedForce, Rows, can_replay
+from openmm_les.engine.field_forces import IsolatedFieldForce
+from openmm_les.neighbors import single_graph
+from tests.engine.builders import BOXES, equilibrating_model, quiet_model, water_and_formamide
+
+POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def script_of(box, **more) -> torch.jit.ScriptModule:
+    """Scripted force of water and formamide; in a box on the mesh."""
+    model = quiet_model()
+    model.electrostatics = LatentCoulomb(method="auto" if box is None else "pme")
+    kind = IsolatedForce if box is None else PeriodicForce
+    module = kind(model, NUMBERS, MOLECULES, [0.0, 0.0], **{"dtype": torch.float64, **more})
+    archive = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), archive)
+    archive.seek(0)
+    return torch.jit.load(archive, map_location=DEVICE).eval()
+
+
+def plain(module, positions, box, strength=1.0):
+    """Energy and forces of the module itself."""
+    arguments = [torch.as_tensor(positions).to(DEVICE)]
+    if box is not None:
+        arguments.append(torch.as_tensor(box).to(DEVICE))
+    energy, forces = module(*arguments, torch.tensor(strength, dtype=torch.float64))
+    return float(energy.detach()), forces.detach().cpu().numpy()
+
+
+def check(module, replayed, positions, box, strength=1.0):
+    """Both ways give the same, and leave the same charges for reporters."""
+    expected = plain(module, positions, box, strength)
+    charges = module.latest_charges.clone()
+    cell = None if box is None else torch.as_tensor(box)
+    energy, forces = replayed(torch.as_tensor(positions), cell, strength)
+    assert energy == pytest.approx(expected[0], rel=1e-12)
+    np.testing.assert_allclose(forces.numpy(), expected[1], atol=1e-9 * np.abs(expected[1]).max())
+    torch.testing.assert_close(module.latest_charges, charges)
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_a_replay_is_the_module(name):
+    box = BOXES[name]
+    module = script_of(box)
+    replayed = ReplayedForce(module)
+    rng = np.random.default_rng(4)
+    for strength in (1.0, 0.3, 1.0):
+        check(module, replayed, POSITIONS + 0.01 * rng.normal(size=POSITIONS.shape), box, strength)
+    if box is not None:
+        check(module, replayed, POSITIONS + 3.0 * box[0], box)
+
+
+def test_boxes_that_change():
+    module = script_of(BOXES["triclinic"])
+    replayed = ReplayedForce(module)
+    for scale in (1.0, 1.001, 1.3, 0.97, 1.0):
+        box = scale * BOXES["triclinic"]
+        check(module, replayed, scale * POSITIONS, box)
+        check(module, replayed, scale * POSITIONS, box)
+
+
+def test_rows_grow_with_the_neighbours(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "_ROOM", 1.0)
+    module = script_of(None)
+    replayed = ReplayedForce(module)
+    check(module, replayed, POSITIONS + 2.0 * np.array(MOLECULES)[:, None], None)
+    first = replayed._rows.width
+    check(module, replayed, 0.7 * POSITIONS, None)
+    assert replayed._rows.width > first
+
+
+def test_single_precision_particles_beside_the_model_and_image_charges():
+    charges = (0.1 * np.array([-2, 1, 1, 3, -3, -2, 1, 1, 0])).tolist()
+    box = 2.0 * BOXES["cubic"]
+    module = script_of(box, dtype=torch.float32, atoms=[11, *range(8)], image_charges=charges)
+    replayed = ReplayedForce(module)
+    positions = np.concatenate([POSITIONS[1:], np.full((3, 3), 0.4), POSITIONS[:1]])
+    energy, forces = replayed(torch.as_tensor(positions), torch.as_tensor(box), 1.0)
+    expected = plain(module, positions, box)
+    assert energy == pytest.approx(expected[0], rel=1e-7)
+    np.testing.assert_allclose(forces.numpy(), expected[1], atol=1e-4 * np.abs(expected[1]).max())
+    assert not forces[8:11].any()
+
+
+def test_errors_are_the_module_s():
+    module = script_of(None)
+    replayed = ReplayedForce(module)
+    bad = POSITIONS.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(RuntimeError, match="positions hold NaN"):
+        replayed(torch.as_tensor(bad), None, 1.0)
+    bad[3] = bad[4]
+    with pytest.raises(RuntimeError, match="the ML energy is not finite"):
+        replayed(torch.as_tensor(bad), None, 1.0)
+    check(module, replayed, POSITIONS, None)
+
+
+def test_small_boxes_whose_sum_is_exact_do_not_suit():
+    model = quiet_model()
+    module = torch.jit.script(PeriodicForce(model, NUMBERS, MOLECULES, [0.0, 0.0], None, torch.float64))
+    replayed = ReplayedForce(module)
+    assert not replayed.suits(torch.as_tensor(BOXES["cubic"]))
+    assert replayed.suits(None)
+    assert ReplayedForce(script_of(BOXES["cubic"])).suits(torch.as_tensor(BOXES["cubic"]))
+
+
+def test_who_can_be_replayed(monkeypatch):
+    arguments = (NUMBERS, MOLECULES, [0.0, 0.0])
+    assert IsolatedForce(quiet_model(), *arguments).replayable
+    assert not IsolatedForce(equilibrating_model(), *arguments).replayable
+    assert not IsolatedFieldForce(quiet_model(), *arguments).replayable
+    module = script_of(None)
+    assert not can_replay(module, torch.device("cpu"))
+    assert can_replay(module, torch.device("cuda"))
+    monkeypatch.setenv(SWITCH, "0")
+    assert not can_replay(module, torch.device("cuda"))
+
+
+def test_pairs_without_a_place_are_counted():
+    cell = torch.eye(3, dtype=torch.float64) * 9.5
+    graph = single_graph(
+        torch.as_tensor(10.0 * POSITIONS),
+        torch.tensor(NUMBERS),
+        cell,
+        torch.tensor(MOLECULES),
+        torch.zeros(2, dtype=torch.float64),
+        4.5,
+    )
+    most = int(torch.bincount(graph.centers).max())
+    rows = Rows(graph, most)
+    assert int(rows.fill(graph)) == 0
+    listed = rows.rows[rows.rows < rows.rows.numel()]
+    assert len(listed) == len(graph.centers)
+    assert torch.equal(rows.neighbors[listed], graph.neighbors)
+    assert torch.equal(rows.shifts[listed], graph.shifts)
+    few = Rows(graph, most - 2)
+    counts = torch.bincount(graph.centers)
+    assert int(few.fill(graph)) == int((counts - (most - 2)).clamp(min=0).sum())
