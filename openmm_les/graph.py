@@ -36,8 +36,8 @@ class Graph(NamedTuple):
     periodic: Optional[bool] = None
     """Whether all configurations have cells or none has, where known: a GPU need not be asked"""
     rows: Optional[Tensor] = None
-    """[n_atoms, most neighbours], what `padded_pairs` gives, where known; there may then be pairs that no
-    row names"""
+    """[n_atoms, width], bool: pairs come in rows of ``width``, one row a centre, and these are real ones.
+    None = all are"""
 
 
 def configuration_index(graph: Graph) -> Tensor:
@@ -59,10 +59,7 @@ def atoms_of(graph: Graph, configuration: int) -> Tuple[int, int]:
 def cell_of(graph: Graph, configuration: int) -> Optional[Tensor]:
     """Cell of one configuration, [3, 3] in Å; None where it is isolated."""
     known = graph.periodic
-    if known is not None:
-        periodic = known
-    else:
-        periodic = bool((graph.cells[configuration] != 0.0).any())
+    periodic = known if known is not None else bool((graph.cells[configuration] != 0.0).any())
     cell: Optional[Tensor] = None
     if periodic:
         cell = graph.cells[configuration]
@@ -78,16 +75,12 @@ def pair_vectors(graph: Graph) -> Tensor:
     return vectors + torch.bmm(graph.shifts.unsqueeze(1), cells).squeeze(1)
 
 
-def padded_pairs(graph: Graph) -> Tensor:
+def padded_pairs(centers: Tensor, n_atoms: int) -> Tensor:
     """Pair numbers as a dense table, [n_atoms, most neighbours of an atom], filled with n_pairs.
 
-    A row lists the pairs of one centre; dense products over rows are several times faster than
-    scattering over an edge list.
+    ``centers`` [n_pairs] must ascend. A row lists the pairs of one centre; dense products over
+    rows are several times faster than scattering over an edge list.
     """
-    known = graph.rows
-    if known is not None:
-        return known
-    centers, n_atoms = graph.centers, graph.positions.shape[0]
     n_pairs = centers.numel()
     counts = torch.bincount(centers, minlength=n_atoms)
     width = int(counts.max()) if n_pairs > 0 else 0
@@ -97,3 +90,24 @@ def padded_pairs(graph: Graph) -> Tensor:
     table = torch.full((n_atoms * width,), n_pairs, dtype=torch.int64, device=centers.device)
     table[slots] = pairs
     return table.view(n_atoms, width)
+
+
+def pair_rows(graph: Graph, padding: float) -> Tuple[Tensor, Tensor]:
+    """Vectors to neighbours ([n_atoms, width, 3], Å) and which they are ([n_atoms, width]), row by row.
+
+    Where an atom has fewer neighbours than others, any atom stands with a vector of components ``padding``
+    (Å), beyond the cutoff.
+    """
+    n = graph.positions.shape[0]
+    real = graph.rows
+    if real is not None:
+        # As everywhere, but no pair is looked up: on a GPU the derivative of a look-up is slow.
+        near = graph.positions.index_select(0, graph.neighbors).view(n, -1, 3)
+        vectors = near - graph.positions.unsqueeze(1) + (graph.shifts @ graph.cells[0]).view(near.shape)
+        vectors = torch.where(real.unsqueeze(-1), vectors, padding)
+        return vectors, graph.neighbors.view(real.shape)
+    table = padded_pairs(graph.centers, n)  # [n, width], n_pairs on padding
+    outside = torch.full_like(graph.positions[:1], padding)
+    vectors = torch.cat([pair_vectors(graph), outside], 0)[table]
+    neighbors = torch.cat([graph.neighbors, torch.zeros_like(graph.numbers[:1])], 0)
+    return vectors, neighbors[table]

@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from openmm_les.graph import Graph, atoms_of, cell_of, configuration_index, padded_pairs, pair_vectors
+from openmm_les.graph import (
+    Graph,
+    atoms_of,
+    cell_of,
+    configuration_index,
+    padded_pairs,
+    pair_rows,
+    pair_vectors,
+)
 from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, TRICLINIC, WATER, WATER_NUMBERS, make_graph
 
 
@@ -60,29 +68,56 @@ def test_pair_vectors_are_differentiable_in_positions_and_cells():
     assert torch.autograd.gradcheck(lengths, inputs)
 
 
-def graph_of(centers: list[int], n_atoms: int) -> Graph:
-    """A graph of which only the centres of pairs are read."""
-    whole = make_graph([np.zeros((n_atoms, 3)) + 9.0 * np.arange(n_atoms)[:, None]], [[1] * n_atoms], [None])
-    return whole._replace(centers=torch.tensor(centers, dtype=torch.int64))
-
-
 def test_padded_pairs():
-    table = padded_pairs(graph_of([0, 0, 2, 2, 2], 4))
+    table = padded_pairs(torch.tensor([0, 0, 2, 2, 2]), 4)
     assert table.tolist() == [[0, 1, 5], [5, 5, 5], [2, 3, 4], [5, 5, 5]]
 
 
-def test_padded_pairs_that_are_known():
-    table = torch.tensor([[1, 2], [0, 5]])
-    assert padded_pairs(graph_of([0, 0, 1], 2)._replace(rows=table)) is table
-
-
 def test_padded_pairs_without_pairs():
-    assert padded_pairs(graph_of([], 3)).shape == (3, 0)
+    assert padded_pairs(torch.zeros(0, dtype=torch.int64), 3).shape == (3, 0)
+
+
+def in_rows(graph: Graph, width: int) -> Graph:
+    """The same pairs, filled up by those of atoms with themselves."""
+    n = len(graph.positions)
+    table = padded_pairs(graph.centers, n)
+    table = torch.nn.functional.pad(table, (0, width - table.shape[1]), value=len(graph.centers))
+    real = table < len(graph.centers)
+    centers = torch.arange(n).repeat_interleave(width)
+    neighbors, shifts = centers.clone(), graph.shifts.new_zeros((n * width, 3))
+    neighbors[real.view(-1)] = graph.neighbors
+    shifts[real.view(-1)] = graph.shifts
+    return graph._replace(centers=centers, neighbors=neighbors, shifts=shifts, rows=real)
+
+
+def test_rows_that_are_known_equal_those_that_are_made():
+    for cell in (None, np.array(TRICLINIC)):
+        graph = make_graph(
+            [np.concatenate([WATER, FORMAMIDE + 2.5])], [WATER_NUMBERS + FORMAMIDE_NUMBERS], [cell]
+        )
+        vectors, neighbors = pair_rows(graph, 9.0)
+        width = vectors.shape[1]
+        rows = in_rows(graph, width + 2)
+        found, places = pair_rows(rows, 9.0)
+        real = rows.rows[:, :width]
+        assert bool((found[:, width:] == 9.0).all())
+        torch.testing.assert_close(found[:, :width], vectors)
+        assert torch.equal(places[:, :width][real], neighbors[real])
+        scripted = torch.jit.script(pair_rows)
+        for each in (graph, rows):
+            for one, other in zip(scripted(each, 9.0), pair_rows(each, 9.0), strict=True):
+                assert torch.equal(one, other)
+
+
+def test_rows_without_pairs():
+    graph = make_graph([9.0 * np.arange(3.0)[:, None] * np.ones(3)], [[1] * 3], [None])
+    vectors, neighbors = pair_rows(graph, 9.0)
+    assert vectors.shape == (3, 0, 3) and neighbors.shape == (3, 0)
 
 
 def test_scripted_is_eager():
     graph = make_graph([WATER, FORMAMIDE], [WATER_NUMBERS, FORMAMIDE_NUMBERS], [None, np.array(TRICLINIC)])
     assert isinstance(graph, Graph)
     assert torch.equal(torch.jit.script(pair_vectors)(graph), pair_vectors(graph))
-    for each in (graph, graph_of([], 4)):
-        assert torch.equal(torch.jit.script(padded_pairs)(each), padded_pairs(each))
+    for centers, n in ((graph.centers, 9), (graph.centers[:0], 4)):
+        assert torch.equal(torch.jit.script(padded_pairs)(centers, n), padded_pairs(centers, n))

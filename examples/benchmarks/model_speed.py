@@ -33,15 +33,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from make_alanine_dipeptide import alanine_dipeptide
 
 
-def peptide(model: openmm_les.LESModel) -> tuple[ForceBoundary, tuple[torch.Tensor, ...]]:
+def peptide(
+    model: openmm_les.LESModel, dtype: torch.dtype = torch.float32
+) -> tuple[ForceBoundary, tuple[torch.Tensor, ...]]:
     """Force and arguments of capped alanine, 22 atoms."""
     topology, positions = alanine_dipeptide()
     numbers = [atom.element.atomic_number for atom in topology.atoms()]
-    force = IsolatedForce(model, numbers, [0] * len(numbers), [0.0])
+    force = IsolatedForce(model, numbers, [0] * len(numbers), [0.0], dtype=dtype)
     return force, (torch.tensor(0.1 * np.asarray(positions)),)
 
 
-def water(model: openmm_les.LESModel, n_waters: int) -> tuple[ForceBoundary, tuple[torch.Tensor, ...]]:
+def water(
+    model: openmm_les.LESModel, n_waters: int, dtype: torch.dtype = torch.float32
+) -> tuple[ForceBoundary, tuple[torch.Tensor, ...]]:
     """Force and arguments of a periodic box of about ``n_waters`` waters."""
     modeller = app.Modeller(app.Topology(), np.zeros((0, 3)) * unit.nanometer)
     side = (n_waters / 33.0) ** (1.0 / 3.0)
@@ -53,7 +57,7 @@ def water(model: openmm_les.LESModel, n_waters: int) -> tuple[ForceBoundary, tup
     cell = np.asarray(modeller.topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer))
     molecules = bonded_molecules(10.0 * positions, numbers, 10.0 * cell)
     charges = [0.0] * (int(molecules.max()) + 1)
-    force = PeriodicForce(model, numbers.tolist(), molecules.tolist(), charges)
+    force = PeriodicForce(model, numbers.tolist(), molecules.tolist(), charges, dtype=dtype)
     return force, (torch.tensor(positions), torch.tensor(cell))
 
 

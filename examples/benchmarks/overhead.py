@@ -114,6 +114,8 @@ def main() -> None:
         table.add_row(str(entry["atoms"]), f"{short:.1f}", f"{both:.1f}", f"{100.0 * entry['added']:.1f} %")
     Console().print(table)
     result = {"model": Path(arguments.model).stem, "route": arguments.route, "results": results}
+    if arguments.platform != "CPU":
+        result["platform"] = arguments.platform
     suffix = "" if arguments.platform == "CPU" else f"-{arguments.platform}"
     print(write_result(f"overhead-{arguments.route}{suffix}", result))
 

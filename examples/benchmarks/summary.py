@@ -64,6 +64,8 @@ def step_time(result: dict[str, Any]) -> Rows:
     """Time of a step of the demo system against its force field alone."""
     rows = []
     atoms = f"{result['atoms']['ml']} of {result['atoms']['total']} atoms ML"
+    if result["platform"] != "CPU":
+        atoms += f", {result['device']}"
     for name, row in result["times"].items():
         if name.startswith("mixed"):
             rows.append(
@@ -75,22 +77,35 @@ def step_time(result: dict[str, Any]) -> Rows:
     return rows
 
 
-def electrostatics(result: dict[str, Any]) -> Rows:
-    """Time of the Coulomb sum alone against other codes, processor time of energy and forces."""
+def electrostatics(result: dict[str, Any], key: str = "least_cpu_ms") -> Rows:
+    """Time (``key``) of the Coulomb sum alone against other codes, energy and forces."""
     rows = []
+    where = "" if key == "least_cpu_ms" else f", {result['device']}"
     for atoms in sorted({entry["atoms"] for entry in result["results"]}):
-        times = {e["code"]: e["least_cpu_ms"] for e in result["results"] if e["atoms"] == atoms}
+        times = {e["code"]: e[key] for e in result["results"] if e["atoms"] == atoms}
         memory = {e["code"]: e["memory_mib"] for e in result["results"] if e["atoms"] == atoms}["ours"]
         own = times.pop("ours")
         others = {name: time for name, time in times.items() if not name.startswith("ours")}
         ratios = ", ".join(f"{name} {time / own:.3g} ×" for name, time in others.items())
         rows.append(
             (
-                f"Coulomb sum of {atoms} atoms, energy and forces",
+                f"Coulomb sum of {atoms} atoms, energy and forces{where}",
                 f"{own:.1f} ms and {memory:.0f} MiB; {ratios} the time",
             )
         )
     return rows
+
+
+def cuda_graphs(result: dict[str, Any]) -> Rows:
+    """A force call on a GPU."""
+    return [
+        (
+            f"force call of {name} ({found['atoms']} atoms) on one {result['device']}",
+            f"{found['replayed: median_ms']:.2f} ms as a CUDA graph, "
+            f"{found['one by one: median_ms']:.2f} ms kernel by kernel",
+        )
+        for name, found in result["systems"].items()
+    ]
 
 
 def overhead(result: dict[str, Any]) -> Rows:
@@ -98,7 +113,8 @@ def overhead(result: dict[str, Any]) -> Rows:
     added = ", ".join(
         f"{100 * e['added_median_of_rounds']:.1f} % ({e['atoms']} atoms)" for e in result["results"]
     )
-    return [(f"long range of `{result['model']}` in OpenMM, added to its short range", added)]
+    where = f" on one {result['device']}" if "platform" in result else ""
+    return [(f"long range of `{result['model']}` in OpenMM, added to its short range{where}", added)]
 
 
 def water_nve(result: dict[str, Any]) -> Rows:
@@ -213,6 +229,11 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "step_time-torchforce-python": step_time,
     "electrostatics_scaling-1": electrostatics,
     "overhead-python": overhead,
+    "cuda_graphs": cuda_graphs,
+    "step_time-python-CUDA": step_time,
+    "electrostatics_scaling-cuda": partial(electrostatics, key="median_ms"),
+    "overhead-python-CUDA": overhead,
+    "embedding_time-CUDA": embedding_time,
     "water_nve": water_nve,
     "embedding_interactions": embedding_interactions,
     "embedding_nve": embedding_nve,

@@ -82,6 +82,9 @@ class ForceBoundary(nn.Module):
         self.model = copy.deepcopy(model)
         self.model.requires_grad_(False)
         self.model.fold()
+        fix_numbers = getattr(self.model.backbone, "fix_numbers", None)
+        if fix_numbers is not None:
+            fix_numbers(torch.tensor(list(numbers)))
         self.model.to("cpu", dtype)
         self.pairs = make_pairs(model.cutoff, len(numbers))
         self.dtype = dtype
@@ -207,7 +210,13 @@ class ForceBoundary(nn.Module):
 
     @torch.jit.export
     def of_rows(
-        self, positions: Tensor, neighbors: Tensor, shifts: Tensor, rows: Tensor, cells: Tensor, periodic: bool
+        self,
+        positions: Tensor,
+        neighbors: Tensor,
+        shifts: Tensor,
+        real: Tensor,
+        cells: Tensor,
+        periodic: bool,
     ) -> tuple[Tensor, Tensor]:
         """`energy_and_gradient` of pairs in rows of equal length, without ever waiting for a GPU.
 
@@ -215,11 +224,11 @@ class ForceBoundary(nn.Module):
         ----------
         positions : [n_ml, 3], Å, ready for derivatives
         neighbors, shifts : [n_ml * width] and [n_ml * width, 3], as of a `Graph`, atom by atom
-        rows : [n_ml, width], number of each pair, ``n_ml * width`` where there is none
+        real : [n_ml, width], bool, of each pair
         cells : [1, 3, 3], Å
         periodic : whether there is a cell; the mesh then takes what it was given to hold
         """
-        centers = torch.arange(neighbors.shape[0], device=neighbors.device) // rows.shape[1]
+        centers = torch.arange(neighbors.shape[0], device=neighbors.device) // real.shape[1]
         graph = Graph(
             positions,
             self.numbers,
@@ -231,7 +240,7 @@ class ForceBoundary(nn.Module):
             self.molecules,
             self.molecule_charges,
             periodic,
-            rows,
+            real,
         )
         return self.energy_and_gradient(graph)
 

@@ -57,9 +57,9 @@ class Rows:
         # One place more, for what finds none.
         self._neighbors = torch.zeros(self._length + 1, dtype=torch.int64, device=device)
         self._shifts = torch.zeros((self._length + 1, 3), dtype=self.positions.dtype, device=device)
-        self._rows = torch.zeros(self._length + 1, dtype=torch.int64, device=device)
+        self._real = torch.zeros(self._length + 1, dtype=torch.bool, device=device)
         self.neighbors, self.shifts = self._neighbors[:-1], self._shifts[:-1]
-        self.rows = self._rows[:-1].view(n, width)
+        self.real = self._real[:-1].view(n, width)
 
     def fill(self, graph: Graph) -> Tensor:
         """Take up another graph of the same atoms; returns how many pairs found no place, scalar."""
@@ -71,11 +71,11 @@ class Rows:
             place = order - torch.searchsorted(graph.centers, self._first)[graph.centers]
             fits = place < self.width
             slots = torch.where(fits, graph.centers * self.width + place, self._length)
-            self.neighbors.copy_(self._own)  # a pair that no row names must point somewhere
-            self._rows.fill_(self._length)
+            self.neighbors.copy_(self._own)
+            self._real.zero_()
             self._neighbors[slots] = graph.neighbors
             self._shifts[slots] = graph.shifts
-            self._rows[slots] = slots
+            self._real[slots] = True
         return (~fits).sum()
 
 
@@ -174,7 +174,7 @@ class ReplayedForce:
         """Run the model in its rows, and on a GPU record what it does there."""
         rows = self._rows
         assert rows is not None
-        arguments = (rows.positions, rows.neighbors, rows.shifts, rows.rows, rows.cells, periodic)
+        arguments = (rows.positions, rows.neighbors, rows.shifts, rows.real, rows.cells, periodic)
         tables = self._module.model.electrostatics.mesh.tables
 
         def run() -> None:

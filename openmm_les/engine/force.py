@@ -106,9 +106,7 @@ class PythonForceFunction:
         RUNNING[self.key] = self
         return energy, forces.numpy()
 
-    def _run(
-        self, positions: Tensor, box: Tensor | None, values: dict[str, float]
-    ) -> tuple[float, Tensor]:
+    def _run(self, positions: Tensor, box: Tensor | None, values: dict[str, float]) -> tuple[float, Tensor]:
         """Energy and forces of the module, by a CUDA graph where that can be; all on the CPU."""
         module, replayed = self.module(), self._replayed
         strength = values.get(LAMBDA_INTERPOLATE, 1.0)

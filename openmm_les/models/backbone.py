@@ -17,8 +17,9 @@ class BackboneOutput(NamedTuple):
     Latent dipoles need vectors, and quadrupoles tensors: a backbone that gives them says so by
     ``equivariants`` (int, 1 or 2) and their number of channels by ``n_equivariants`` (int).
 
-    One that reads pairs by the rows of `openmm_les.graph.padded_pairs` alone, and asks a GPU for no
+    One that reads pairs by `openmm_les.graph.pair_rows` alone, and asks a GPU for no
     number on the way, says so by ``reads_rows`` (True): CUDA graphs then make it several times faster.
+    What it must count it can count in ``fix_numbers(numbers)``, which is called before a simulation.
     """
 
     energies: Tensor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from openmm_les.graph import Graph, padded_pairs, pair_vectors
+from openmm_les.graph import Graph, pair_rows
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.charge_embedding import ChargeEmbedding
 from openmm_les.models.constants import ExactConstants, element_index
@@ -379,14 +379,8 @@ class EquivariantBackbone(ExactConstants):
     def forward(self, graph: Graph) -> BackboneOutput:
         n = graph.positions.shape[0]
         species = self.index[graph.numbers]
-        table = padded_pairs(graph)  # [n, K], n_pairs on padding
-        # Padding gets a vector at twice the cutoff, where the envelope and its slope vanish.
-        outside = torch.full_like(graph.positions[:1], 2.0 * self.cutoff)
-        vectors = torch.cat([pair_vectors(graph), outside], 0)[table]  # [n, K, 3]
-        neighbors = torch.cat([graph.neighbors, torch.zeros_like(graph.neighbors[:1])], 0)
-        if graph.neighbors.numel() == 0:
-            neighbors = torch.zeros(1, dtype=torch.int64, device=table.device)
-        neighbors = neighbors[table]
+        # Padding lies beyond the cutoff, where the envelope and its slope vanish.
+        vectors, neighbors = pair_rows(graph, 2.0 * self.cutoff)  # [n, K, 3], [n, K]
         distances = torch.sqrt((vectors * vectors).sum(-1))  # [n, K]
         angular = angular_functions(vectors / distances.unsqueeze(-1), self.basis)
         second = species[neighbors]

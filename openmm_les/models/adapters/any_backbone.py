@@ -103,8 +103,7 @@ def check_backbone(model: LESModel) -> None:
     def run(order: List[int], shift: float, parts: List[int]) -> Tuple[Tuple[Tensor, Tensor], Tensor]:
         graph = _clusters(places[order] + shift, [numbers[i] for i in order], parts, model.cutoff)
         with torch.enable_grad():
-            moved = {k: v.to(parameter.device) for k, v in graph._asdict().items() if isinstance(v, Tensor)}
-            graph = graph._replace(**moved)
+            graph = Graph(*(each.to(parameter.device) for each in graph[:9]))
             graph = graph._replace(positions=graph.positions.requires_grad_(True))
             output = model.backbone(graph)
             for name, value, shape in (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from openmm_les.graph import Graph, padded_pairs, pair_vectors
+from openmm_les.graph import Graph, pair_rows
 from openmm_les.models.adapters.angular import spherical_harmonics, wigner_3j
 from openmm_les.models.adapters.mace_radial import PairRepulsion, RadialFunctions
 from openmm_les.models.backbone import BackboneOutput
@@ -311,6 +311,8 @@ class MACEBackbone(nn.Module):
         index: Tensor
         shift: Tensor
 
+    reads_rows = True
+
     def __init__(
         self,
         elements: List[int],
@@ -337,6 +339,7 @@ class MACEBackbone(nn.Module):
         self.n_features = n_channels * len(layers)
         self.l_max = l_max
         self.n_elements = len(elements)
+        self.counts = [-1] * len(elements)
         self.register_buffer("index", element_index(elements), persistent=False)
         self.register_buffer("shift", torch.zeros(()))
         self.embedding = nn.Embedding(len(elements), n_channels)
@@ -350,20 +353,25 @@ class MACEBackbone(nn.Module):
         """Constructor arguments, JSON-ready."""
         return dict(self.settings)
 
+    @torch.jit.unused
+    def fix_numbers(self, numbers: Tensor) -> None:
+        """Run for atoms of these elements ([n_atoms], int64) alone from now on."""
+        self.counts = torch.bincount(self.index[numbers], minlength=self.n_elements).tolist()
+
     def forward(self, graph: Graph) -> BackboneOutput:
-        n = graph.positions.shape[0]
         of_atom = self.index[graph.numbers]
         order = torch.argsort(of_atom, stable=True)
         rank = torch.argsort(order)
         species = of_atom[order]
-        counts: List[int] = torch.bincount(of_atom, minlength=self.n_elements).tolist()
-        table = padded_pairs(graph)[order]  # [n, k], n_pairs on padding
-        # Padding gets a vector beyond the cutoff, where every function has ended.
-        outside = torch.full_like(graph.positions[:1], 2.0 * self.cutoff)
+        counts = self.counts
+        if counts[0] < 0:  # not known
+            counted: List[int] = torch.bincount(of_atom, minlength=self.n_elements).tolist()
+            counts = counted
+        # Padding lies beyond the cutoff, where every function has ended.
+        vectors, neighbors = pair_rows(graph, 2.0 * self.cutoff)
         # From neighbour to centre, as messages go.
-        vectors = -torch.cat([pair_vectors(graph), outside], 0)[table]  # [n, k, 3]
-        padded = torch.cat([graph.neighbors, torch.zeros_like(graph.numbers[:1])], 0)
-        neighbors = rank[padded[table]]
+        vectors = -vectors.index_select(0, order)  # [n, k, 3]
+        neighbors = rank[neighbors.index_select(0, order)]
         distances = torch.sqrt((vectors * vectors).sum(-1))  # [n, k]
         harmonics = spherical_harmonics(vectors / distances.unsqueeze(-1), self.l_max)
         centers, others = species.unsqueeze(1), species[neighbors]
