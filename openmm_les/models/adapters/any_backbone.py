@@ -98,12 +98,12 @@ def check_backbone(model: LESModel) -> None:
     side = torch.arange(2, dtype=torch.float64)
     corners = 1.6 * torch.cartesian_prod(side, side, side)[:7]
     places = corners + 0.2 * torch.rand(7, 3, dtype=torch.float64, generator=generator)
-    places = places.to(parameter.dtype)
+    places = places.to(parameter.device, parameter.dtype)
 
     def run(order: List[int], shift: float, parts: List[int]) -> Tuple[Tuple[Tensor, Tensor], Tensor]:
-        graph = _clusters(places[order] + shift, [numbers[i] for i in order], parts, model.cutoff)
+        with parameter.device:
+            graph = _clusters(places[order] + shift, [numbers[i] for i in order], parts, model.cutoff)
         with torch.enable_grad():
-            graph = Graph(*(each.to(parameter.device) for each in graph[:9]))
             graph = graph._replace(positions=graph.positions.requires_grad_(True))
             output = model.backbone(graph)
             for name, value, shape in (
