@@ -1,45 +1,41 @@
 """What each extension of latent charges buys: same start, same data, same time of training.
 
-    python examples/benchmarks/extensions.py extensions --minutes 10
+    python examples/benchmarks/extensions.py extensions --probes probes.h5 --minutes 10
 
 The backbone of a shipped model goes on with charges as they are, with charges that equilibrate, with
-latent dipoles, with polarizabilities, and with the molecule's charge in the backbone, each trained for
-the same time on GFN2-xTB energies and forces (gfn2_bio.h5 and data of `generate_probe_data.py`; no labels
-of charges, dipoles or polarizabilities).
+latent dipoles and quadrupoles, with polarizabilities, and with the molecule's charge in the backbone, each
+trained for the same time on GFN2-xTB energies and forces (gfn2_bio.h5 and data of
+`generate_probe_data.py`; no labels of charges, dipoles or polarizabilities).
 Held-out errors of neutral and charged molecules, dipoles, Born charges and molecular polarizabilities
-(gfn2_bec.h5), and the time of a force call of 22 atoms. One after the other; the same command goes on
-where an interrupted one stopped. Writes ``results/extensions.json``.
+(gfn2_bec.h5), and the time of a force call of 22 atoms, in turns at the end. One after the other, or on
+more cores side by side with ``--only``; the same command goes on where an interrupted one stopped.
+Writes ``results/extensions.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import warnings
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from literature import SHARED
-from model_speed import milliseconds, peptide
 from provenance import write_result
 from rich.console import Console
 from rich.table import Table
+from variants import add_options, times_of_calls, variant
 
-import openmm_les
-from openmm_les.engine.compile import freeze
-from openmm_les.models.checkpoint import read_description
 from openmm_les.training.evaluation import evaluate_model
-from openmm_les.training.recorder import LAST
-from openmm_les.training.settings import TrainingSettings
-from openmm_les.training.trainer import MODEL, resume_training, train
+from openmm_les.training.trainer import MODEL
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "charges": {},
     "equilibrated": {"equilibration": True},
     "dipoles": {"latent_dipoles": True},
+    "quadrupoles": {"latent_dipoles": True, "latent_quadrupoles": True},
     "polarizable": {"latent_dipoles": True, "polarizability": "isotropic"},
+    "tensor polarizable": {"latent_dipoles": True, "polarizability": "tensor"},
     "charge states": {"charge_embedding": True},
 }
 COLUMNS = (
@@ -52,24 +48,13 @@ COLUMNS = (
     "slope",
     "α r",
     "slope",
-    "ms/call",
+    "ms a call",
     "steps",
 )
 
 
-def time_of_call(path: Path) -> float:
-    """Median time of energy and forces of capped alanine, frozen script, one thread, ms."""
-    torch.set_num_threads(1)
-    force, arguments = peptide(openmm_les.load_model(path))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        frozen = freeze(torch.jit.script(force))
-    with torch.jit.optimized_execution(False):
-        return milliseconds(partial(frozen, *arguments), 100)["processor_median_ms"]
-
-
-def measured(model: Path, bio: Path, probes: Path, bec: Path) -> dict[str, Any]:
-    """Held-out errors and the time of a call."""
+def errors(bio: Path, probes: Path, bec: Path, model: Path) -> dict[str, Any]:
+    """Held-out errors of a model."""
     of_bio = evaluate_model(model, [bio])
     of_probes = evaluate_model(model, [probes])
     of_bec = evaluate_model(model, [bec])
@@ -82,11 +67,10 @@ def measured(model: Path, bio: Path, probes: Path, bec: Path) -> dict[str, Any]:
         "dipole_neutral": of_bio["dipole_neutral"],
         "born_charges": of_bec["all"]["born_charges"],
         "polarizability": polarizability,
-        "processor_ms_per_call": time_of_call(model),
     }
 
 
-def row(found: dict[str, Any]) -> list[str]:
+def row(found: dict[str, Any], call: dict[str, float]) -> list[str]:
     """Cells of `COLUMNS`."""
     alpha = found["polarizability"]
     return [
@@ -97,57 +81,50 @@ def row(found: dict[str, Any]) -> list[str]:
         f"{found['born_charges']['slope']:.2f}",
         "–" if alpha is None else f"{alpha['r']:.3f}",
         "–" if alpha is None else f"{alpha['slope']:.2f}",
-        f"{found['processor_ms_per_call']:.1f}",
+        f"{call['least_cpu_ms']:.2f}",
         str(found["steps"]),
     ]
 
 
 def main() -> None:
-    """Train all variants, measure them, write the table."""
+    """Train all variants, evaluate them, time them in turn, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="folder of the runs")
+    add_options(parser, VARIANTS)
     parser.add_argument("--probes", type=Path, required=True, help="file of generate_probe_data.py")
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "training", help="folder of the data")
-    parser.add_argument("--init", default="peptide-gfn2-small")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training each, wall time")
+    parser.add_argument("--rounds", type=int, default=200, help="calls of each model that are timed")
     options = parser.parse_args()
-    bio, bec = options.data / "gfn2_bio.h5", options.data / "gfn2_bec.h5"
-    options.run.mkdir(parents=True, exist_ok=True)
+    bio = options.data / "gfn2_bio.h5"
+    settings = {
+        "data": (str(bio), str(options.probes)),
+        "molecule_weight": 5.0,
+        "batch_atoms": 200,
+        "learning_rate": 2e-3,
+        "energy_weight": 1.0,
+        "charge_gain": 1.0,
+        "max_valid": 200,
+    }
+    evaluate = partial(errors, bio, options.probes, options.data / "gfn2_bec.h5")
     results = {}
+    for name in [options.only] if options.only else VARIANTS:
+        found = variant(name, options, settings | VARIANTS[name], evaluate)
+        if found is None:
+            return
+        results[name] = found
+    if options.only:
+        return
+    calls = times_of_calls({name: options.run / name / MODEL for name in VARIANTS}, options.rounds)
     table = Table("charges", *COLUMNS)
-    for name, choice in VARIANTS.items():
-        run, kept = options.run / name, options.run / f"{name}.json"
-        if not kept.exists():
-            finished = (
-                resume_training(run)
-                if (run / LAST).is_file()
-                else train(
-                    TrainingSettings(
-                        data=(str(bio), str(options.probes)),
-                        init=options.init,
-                        max_minutes=options.minutes,
-                        molecule_weight=5.0,
-                        batch_atoms=200,
-                        learning_rate=2e-3,
-                        energy_weight=1.0,
-                        charge_gain=1.0,
-                        max_valid=200,
-                        threads=1,
-                        name=name,
-                        **choice,
-                    ),
-                    run,
-                )
-            )
-            if not finished:
-                return
-            kept.write_text(json.dumps(measured(run / MODEL, bio, options.probes, bec)))
-        results[name] = json.loads(kept.read_text())
-        # Of the same minutes, steps that cost more are fewer.
-        results[name]["steps"] = read_description(run / MODEL)["metadata"]["validation"]["step"]
-        table.add_row(name, *row(results[name]))
-    Console(width=130).print(table)
-    what = {"init": options.init, "minutes": options.minutes, "variants": results}
+    for name, found in results.items():
+        table.add_row(name, *row(found, calls[name]))
+    Console(width=140).print(table)
+    what = {
+        "init": options.init,
+        "minutes": options.minutes,
+        "variants": results,
+        "calls": calls,
+        "load_average": os.getloadavg()[0],
+    }
     print(write_result("extensions", what))
 
 
