@@ -1,25 +1,35 @@
 """Long runs of molecules that a shipped model has not seen: do their bonds hold?
 
     python examples/benchmarks/stability_molecules.py stability --ps 1000
+    python examples/benchmarks/stability_molecules.py copies --ps 50 --copies 20 --platform CUDA
 
 Five capped dipeptides (built here; the model learned single capped amino acids) and five drug-like
-molecules of the test split of gfn2_bio.h5 (`--data`), each in vacuum at 300 K, Langevin dynamics with
-1 fs and hydrogens of 3 Da. Every picosecond the bonds are read from the geometry and compared with
-those at the start. The same command goes on where an interrupted one stopped, and with a larger
-``--ps`` where a finished one did. Writes ``results/stability_molecules.json``. Needs the extra `data`.
+molecules of the test split of gfn2_bio.h5 (`--data`) in vacuum at 300 K: Langevin dynamics with 2 fs,
+hydrogens of 3 Da and no constraints. All of them, and all copies of each, share one system without a
+box. They lie 60 Å apart, and a weak spring on its centre of mass keeps each at its place: their atoms
+feel less than 1 meV/Å of each other (0.5 at most where all ten start), so that each runs as if alone.
+
+Every picosecond the bonds of each copy are read from the geometry and compared with those at the start.
+The same command goes on where an interrupted one stopped, and with a larger ``--ps`` where a finished
+one did. A run that explodes ends with the model's error. Writes ``results/stability_molecules.json``,
+or ``results/stability_molecules-copies.json`` with more than one copy. Needs the extra `data` where the
+folder does not hold ``molecules.xyz`` yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import time
 from pathlib import Path
 
+import ase.io
 import h5py
 import numpy as np
 import openmm
-from ase.symbols import Symbols
+from ase import Atoms
 from literature import SHARED
 from openmm import app, unit
 from provenance import write_result
@@ -28,114 +38,200 @@ from rich.progress import Progress
 import openmm_les
 from openmm_les.molecules import connected_molecules, covalent_bonds
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from generate_gfn2_data import capped_peptide
-
 PEPTIDES = ("AS", "GF", "VY", "TW", "NM")
 LIGANDS = ("C10H18N2O3", "C9H13N5O3", "C10H8O3", "C10H20O2", "C7H7NO2")
 """Desthiobiotin, biopterin-like HBI, 4-methylumbelliferone, decanoic and 4-aminobenzoic acid."""
-TEMPERATURE = 300.0 * unit.kelvin
+TEMPERATURE = 300.0  # K
+TIME_STEP = 2.0  # fs
+STEPS_PER_PS = 500
 HYDROGEN_MASS = 3.0  # Da
-STEPS_PER_PS = 1000
+APART = 60.0  # Å
+SPRING = 250.0  # kJ/mol/nm², on centres of mass: they stay within 1 Å or so
+WARM_AFTER = 5  # ps, from where temperatures count
+SAVE_SECONDS = 60.0
 
 
-def ligands(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Atomic numbers and positions (Å) of the first test configuration of each ligand."""
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+def peptides() -> list[Atoms]:
+    """The capped dipeptides, roughly relaxed by Amber."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from generate_gfn2_data import peptide_atoms
+
+    found = [peptide_atoms(sequence) for sequence in PEPTIDES]
+    for sequence, atoms in zip(PEPTIDES, found):
+        atoms.info["name"] = f"ACE-{'-'.join(sequence)}-NME"
+    return found
+
+
+def ligands(path: Path) -> list[Atoms]:
+    """The first test configuration of each ligand."""
+    found: dict[str, Atoms] = {}
     with h5py.File(path, "r") as file:
         data = {k: file[k][()] for k in ("split", "group", "offsets", "atomic_numbers", "positions")}
     wanted = (data["split"] == b"test") & (data["group"] == b"amino_acid_ligand")
     for i in np.flatnonzero(wanted):
-        atoms = slice(data["offsets"][i], data["offsets"][i + 1])
-        numbers = data["atomic_numbers"][atoms].astype(int)
-        positions = data["positions"][atoms].astype(float)
-        molecules = connected_molecules(covalent_bonds(positions, numbers), len(numbers))
+        begin, end = data["offsets"][i : i + 2]
+        both = Atoms(data["atomic_numbers"][begin:end], data["positions"][begin:end])
+        molecules = connected_molecules(covalent_bonds(both.positions, both.numbers), len(both))
         for m in range(molecules.max() + 1):
-            formula = Symbols(numbers[molecules == m]).get_chemical_formula()
-            if formula in LIGANDS:
-                found.setdefault(formula, (numbers[molecules == m], positions[molecules == m]))
-    return found
+            one = both[molecules == m]
+            one.info["name"] = one.get_chemical_formula()
+            if one.info["name"] in LIGANDS:
+                found.setdefault(one.info["name"], one)
+    return list(found.values())
 
 
-def topology_of(numbers: np.ndarray, positions: np.ndarray) -> app.Topology:
-    """One residue with the bonds that the geometry shows."""
+def places(count: int) -> np.ndarray:
+    """The points of a cubic lattice nearest the origin, [count, 3] in Å."""
+    side = math.ceil(count ** (1 / 3))
+    axis = APART * (np.arange(side) - side // 2)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    return points[np.argsort((points**2).sum(1), kind="stable")[:count]]
+
+
+def topology_of(molecules: list[Atoms]) -> app.Topology:
+    """A residue for each molecule, with the bonds that the geometry shows."""
     topology = app.Topology()
-    residue = topology.addResidue("MOL", topology.addChain())
-    elements = [app.Element.getByAtomicNumber(int(z)) for z in numbers]
-    atoms = [topology.addAtom(f"{e.symbol}{i}", e, residue) for i, e in enumerate(elements)]
-    for i, j in covalent_bonds(positions, numbers):
-        topology.addBond(atoms[i], atoms[j])
+    chain = topology.addChain()
+    for molecule in molecules:
+        residue = topology.addResidue("MOL", chain)
+        elements = [app.Element.getByAtomicNumber(int(z)) for z in molecule.numbers]
+        atoms = [topology.addAtom(f"{e.symbol}{i}", e, residue) for i, e in enumerate(elements)]
+        for i, j in covalent_bonds(molecule.positions, molecule.numbers):
+            topology.addBond(atoms[i], atoms[j])
     return topology
 
 
-def angstroms(state: openmm.State) -> np.ndarray:
-    """Positions, [n, 3] in Å."""
-    return state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-
-
-def start(topology: app.Topology, positions: np.ndarray, model: openmm_les.LESModel) -> openmm.Context:
-    """Context at the energy minimum, with velocities."""
-    system = openmm_les.create_system(topology, model)
+def system_of(molecules: list[Atoms], model: openmm_les.LESModel) -> tuple[openmm.System, np.ndarray]:
+    """System of molecules that stay at their places, and their positions, [n, 3] in Å."""
+    topology = topology_of(molecules)
+    system = openmm_les.create_system(topology, model, remove_cm_motion=False)
     for bond in topology.bonds():
         hydrogen, heavy = sorted((bond.atom1, bond.atom2), key=lambda a: a.element.atomic_number)
         if hydrogen.element.atomic_number == 1:
             moved = HYDROGEN_MASS - system.getParticleMass(hydrogen.index)._value
             system.setParticleMass(hydrogen.index, HYDROGEN_MASS)
             system.setParticleMass(heavy.index, system.getParticleMass(heavy.index)._value - moved)
-    integrator = openmm.LangevinMiddleIntegrator(TEMPERATURE, 1.0 / unit.picosecond, 0.001)
-    integrator.setRandomNumberSeed(1)
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
-    context.setPositions(0.1 * positions)
-    openmm.LocalEnergyMinimizer.minimize(context, maxIterations=300)
-    context.setVelocitiesToTemperature(TEMPERATURE, 1)
-    return context
+    spring = openmm.CustomCentroidBondForce(1, f"{0.5 * SPRING}*((x1-x)^2+(y1-y)^2+(z1-z)^2)")
+    for axis in "xyz":
+        spring.addPerBondParameter(axis)
+    positions = []
+    for residue, molecule, place in zip(topology.residues(), molecules, places(len(molecules))):
+        spring.addGroup([atom.index for atom in residue.atoms()])
+        spring.addBond([residue.index], (0.1 * place).tolist())
+        positions.append(molecule.positions - molecule.positions.mean(0) + place)
+    system.addForce(spring)
+    return system, np.concatenate(positions)
+
+
+def make_context(system: openmm.System, platform_name: str, seed: int) -> openmm.Context:
+    """Context with a thermostat."""
+    integrator = openmm.LangevinMiddleIntegrator(TEMPERATURE, 1.0 / unit.picosecond, 1e-3 * TIME_STEP)
+    integrator.setRandomNumberSeed(seed)
+    platform = openmm.Platform.getPlatformByName(platform_name)
+    properties = {"Precision": "mixed"} if "Precision" in platform.getPropertyNames() else {}
+    return openmm.Context(system, integrator, platform, properties)
+
+
+def count_frame(rows: dict[str, dict], picoseconds: int, state: openmm.State, molecules: list[Atoms]) -> None:
+    """Add a frame of all copies to the counts of each molecule.
+
+    ``molecules`` stand in the order of the system, copies included; ``picoseconds`` is the time of each.
+    """
+    positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    velocities = state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
+    gas_constant = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+    begin = 0
+    for molecule in molecules:
+        atoms = slice(begin, begin + len(molecule))
+        begin = atoms.stop
+        row = rows[molecule.info["name"]]
+        bonds = covalent_bonds(positions[atoms], molecule.numbers)
+        row["picoseconds"] += 1
+        row["frames_with_changed_bonds"] += int(not np.array_equal(bonds, molecule.info["bonds"]))
+        if picoseconds > WARM_AFTER:
+            kinetic = 0.5 * (molecule.info["masses"] * (velocities[atoms] ** 2).sum(1)).sum()
+            temperature = kinetic / (1.5 * len(molecule) * gas_constant)
+            row["warm_frames"] += 1
+            row["mean_temperature_K"] += (temperature - row["mean_temperature_K"]) / row["warm_frames"]
 
 
 def main() -> None:
-    """Every molecule in turn."""
+    """All molecules at once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="folder for states and counts")
+    parser.add_argument("run", type=Path, help="folder for molecules, state and counts")
     parser.add_argument("--model", default="peptide-gfn2-small")
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "training" / "gfn2_bio.h5")
-    parser.add_argument("--ps", type=int, default=1000, help="of each molecule")
+    parser.add_argument("--ps", type=int, default=1000, help="of each copy")
+    parser.add_argument("--copies", type=int, default=1, help="of each molecule")
+    parser.add_argument("--platform", default="Reference")
+    parser.add_argument("--max-minutes", type=float, default=math.inf)
     arguments = parser.parse_args()
+    end = time.monotonic() + 60.0 * arguments.max_minutes
     model = openmm_les.load_model(arguments.model)
     arguments.run.mkdir(parents=True, exist_ok=True)
-    molecules = {}
-    for sequence in PEPTIDES:
-        topology, positions = capped_peptide(sequence)
-        numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])
-        molecules[f"ACE-{'-'.join(sequence)}-NME"] = topology, numbers, positions
-    for name, (numbers, positions) in ligands(arguments.data).items():
-        molecules[name] = topology_of(numbers, positions), numbers, positions
-    rows = {}
+    start, progress_file = arguments.run / "molecules.xyz", arguments.run / "progress.json"
+    if not start.exists():
+        ase.io.write(start, peptides() + ligands(arguments.data), format="extxyz")
+    kinds = ase.io.read(start, ":", format="extxyz")
+    molecules = [kind for kind in kinds for _ in range(arguments.copies)]
+    system, positions = system_of(molecules, model)
+    masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
+    for k, kind in enumerate(kinds):
+        kind.info["bonds"] = covalent_bonds(kind.positions, kind.numbers)
+        first = arguments.copies * sum(len(before) for before in kinds[:k])
+        kind.info["masses"] = masses[first : first + len(kind)]
+
+    settings = {
+        "model": arguments.model,
+        "copies": arguments.copies,
+        "temperature_K": TEMPERATURE,
+        "time_step_fs": TIME_STEP,
+        "hydrogen_mass_Da": HYDROGEN_MASS,
+    }
+    counts = {"picoseconds": 0, "frames_with_changed_bonds": 0, "warm_frames": 0, "mean_temperature_K": 0.0}
+    rows = {kind.info["name"]: {"atoms": len(kind), **counts} for kind in kinds}
+    done = 0
+    saved = json.loads(progress_file.read_text()) if progress_file.exists() else None
+    if saved is not None:
+        if saved["settings"] != settings:
+            parser.error(f"{arguments.run} holds a run with other settings: {saved['settings']}")
+        rows, done = saved["rows"], saved["picoseconds_per_copy"]
+    # Another seed after each interruption, or the same noise would come again.
+    context = make_context(system, arguments.platform, 1 + done)
+    if saved is None:
+        context.setPositions(0.1 * positions)
+        openmm.LocalEnergyMinimizer.minimize(context, maxIterations=300)
+        context.setVelocitiesToTemperature(TEMPERATURE, 1)
+    else:
+        context.setState(openmm.XmlSerializer.deserialize(saved["state"]))
+
+    def save() -> Path:
+        state = context.getState(positions=True, velocities=True)
+        kept = {
+            "settings": settings,
+            "picoseconds_per_copy": done,
+            "rows": rows,
+            "state": openmm.XmlSerializer.serialize(state),
+        }
+        half = progress_file.with_suffix(".half")
+        half.write_text(json.dumps(kept))
+        half.replace(progress_file)
+        name = "stability_molecules" if arguments.copies == 1 else "stability_molecules-copies"
+        result = {**settings, "platform": arguments.platform, "picoseconds_per_copy": done, "molecules": rows}
+        return write_result(name, result)
+
+    saved_at = time.monotonic()
     with Progress() as progress:
-        for name, (topology, numbers, positions) in molecules.items():
-            context = start(topology, positions, model)
-            state_file = arguments.run / f"{name}.xml"
-            counts_file = arguments.run / f"{name}.json"
-            bonds = covalent_bonds(angstroms(context.getState(positions=True)), numbers)
-            row = {"atoms": len(numbers), "picoseconds": 0, "frames_with_changed_bonds": 0}
-            if counts_file.exists():
-                row = json.loads(counts_file.read_text())
-                context.setState(openmm.XmlSerializer.deserialize(state_file.read_text()))
-                bonds = np.array(row["bonds"])
-            row["bonds"] = bonds.tolist()
-            task = progress.add_task(name, total=arguments.ps, completed=row["picoseconds"])
-            while row["picoseconds"] < arguments.ps:
-                context.getIntegrator().step(STEPS_PER_PS)
-                state = context.getState(positions=True, velocities=True)
-                row["picoseconds"] += 1
-                changed = not np.array_equal(covalent_bonds(angstroms(state), numbers), bonds)
-                row["frames_with_changed_bonds"] += int(changed)
-                progress.advance(task)
-                if row["picoseconds"] % 5 == 0 or row["picoseconds"] == arguments.ps:
-                    state_file.write_text(openmm.XmlSerializer.serialize(state))
-                    counts_file.write_text(json.dumps(row))
-            rows[name] = {key: value for key, value in row.items() if key != "bonds"}
-            settings = {"model": arguments.model, "temperature_K": 300.0, "time_step_fs": 1.0}
-            path = write_result("stability_molecules", {**settings, "molecules": rows})
-    print(path)
+        task = progress.add_task("ps", total=arguments.ps, completed=done)
+        while done < arguments.ps and time.monotonic() < end:
+            context.getIntegrator().step(STEPS_PER_PS)
+            done += 1
+            count_frame(rows, done, context.getState(positions=True, velocities=True), molecules)
+            progress.advance(task)
+            if time.monotonic() > saved_at + SAVE_SECONDS:
+                save()
+                saved_at = time.monotonic()
+    print(save())
 
 
 if __name__ == "__main__":

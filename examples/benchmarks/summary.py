@@ -214,10 +214,10 @@ def ion_response(result: dict[str, Any]) -> Rows:
 def stability_molecules(result: dict[str, Any]) -> Rows:
     """Bonds of molecules that the model has not seen."""
     runs = result["molecules"].values()
-    broken = sum(run["frames_with_changed_bonds"] for run in runs)
-    times = sorted({run["picoseconds"] for run in runs})
-    what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {' to '.join(map(str, times))} ps each"
-    return [(what, f"{broken} of {sum(run['picoseconds'] for run in runs)} frames with a broken bond")]
+    broken, frames = (sum(r[k] for r in runs) for k in ("frames_with_changed_bonds", "picoseconds"))
+    length = f"{result['copies']} × {result['picoseconds_per_copy']} ps each"
+    what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {length}"
+    return [(what, f"{broken} of {frames} frames with a broken bond")]
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
@@ -226,6 +226,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "stability-nve": nve,
     "stability-nvt": nvt,
     "stability_molecules": stability_molecules,
+    "stability_molecules-copies": stability_molecules,
     "extensions": extensions,
     "ion_response": ion_response,
     "step_time-python": step_time,
