@@ -211,6 +211,21 @@ def ion_response(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def contact_walls(result: dict[str, Any]) -> Rows:
+    """Interaction energies of squeezed pairs, beside their reference."""
+    rows = []
+    for name, contact in result["contacts"].items():
+        energies = dict(contact["energies_eV"])
+        reference = energies.pop("GFN2-xTB")
+        for model, values in energies.items():
+            numbers = []
+            for distance in contact["marked_angstrom"]:
+                i = contact["distances_angstrom"].index(distance)
+                numbers.append(f"{values[i]:.2f} at {distance:g} Å ({reference[i]:.2f})")
+            rows.append((f"`{model}`, facing {name}, eV (GFN2-xTB)", ", ".join(numbers)))
+    return rows
+
+
 def stability_molecules(result: dict[str, Any]) -> Rows:
     """Bonds of molecules that the model has not seen."""
     runs = result["molecules"].values()
@@ -225,6 +240,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-probes": shipped_model,
     "stability-nve": nve,
     "stability-nvt": nvt,
+    "contact_walls": contact_walls,
     "stability_molecules": stability_molecules,
     "stability_molecules-copies": stability_molecules,
     "extensions": extensions,
