@@ -5,7 +5,7 @@
 Capped alanine (22 atoms) and periodic boxes of water to 12288 atoms, single precision, all-ML, as
 PythonForce calls them; positions come from the CPU and forces go back there. Medians of wall time over
 interleaved rounds, the time of the replay alone, the memory torch took, and how far forces of both ways are
-from each other and from the CPU in double. Writes ``results/cuda_graphs.json``.
+from each other and from those in double. Writes ``results/cuda_graphs.json``.
 """
 
 from __future__ import annotations
@@ -64,17 +64,14 @@ def measure(
         return module(*moved)[1].detach().cpu()
 
     replayed = ReplayedForce(module)
-    if not replayed.suits(box):
-        raise RuntimeError("the box is too small for the mesh: nothing would be replayed")
-    graph = partial(replayed, positions, box, 1.0)
-    exact = build(torch.float64)[0](*arguments)[1].detach()
+    graph = partial(replayed, positions, box, {})
+    exact = on_device(build(torch.float64)[0], DEVICE)(*moved)[1].detach().cpu()
     scale = float(exact.abs().max())
     torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         one_by_one(), graph()
     times: dict[str, list[float]] = {"one by one": [], "replayed": [], "replay alone": []}
     replay = replayed._replay
-    assert replay is not None
     for _ in range(rounds):
         times["one by one"].append(milliseconds(one_by_one))
         times["replayed"].append(milliseconds(graph))

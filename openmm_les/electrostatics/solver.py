@@ -86,7 +86,10 @@ class LatentCoulomb(nn.Module):
             energy, potential, gradient = isolated_sum(
                 positions, charges, self.smearing, self.coulomb_constant
             )
-        elif not exact and self.takes_mesh(charges.shape[0], cell):
+        elif not exact and (
+            # On a GPU any "auto": to decide by the cell would mean to wait for it.
+            (charges.is_cuda and self.method == "auto") or self.takes_mesh(charges.shape[0], cell)
+        ):
             energy, potential, gradient = self.mesh(positions, charges, cell)
         else:
             energy, potential, gradient = ewald_sum(
@@ -121,8 +124,6 @@ class LatentCoulomb(nn.Module):
         """Whether the method, or "auto" for so many atoms in this cell, is the mesh."""
         if cell is None:
             return False
-        if self.mesh.tables.held:
-            return True
         return self.method == "pme" or (self.method == "auto" and self.mesh_is_faster(n_atoms, cell))
 
     def check_method(self, cell: Optional[Tensor]) -> None:

@@ -64,7 +64,7 @@ class ForceBoundary(nn.Module):
     trial_parameters: ClassVar[tuple[float, ...]] = ()
     """Of `forward`, for comparing compiled forms."""
     whole: ClassVar[bool] = False
-    """Whether the model's energy is all there is, without a field or surroundings."""
+    """Whether `openmm_les.engine.cuda_graphs` knows all that adds to the model's energy."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class ForceBoundary(nn.Module):
             self.whole
             and model.sources is None
             and bool(getattr(model.backbone, "reads_rows", False))
-            and hasattr(model.electrostatics, "mesh")
+            and getattr(model.electrostatics, "method", "") in ("auto", "pme")
         )
         """Whether a CUDA graph may stand for the model, see `openmm_les.engine.cuda_graphs`"""
         self.eval()
@@ -147,23 +147,22 @@ class ForceBoundary(nn.Module):
             )
             energy = scale * of_model
             gradient = scale * gradient_of_model.to(torch.float64)
-        return self.assembled(positions, box, energy, gradient)
-
-    @torch.jit.export
-    def assembled(
-        self, positions: Tensor, box: Tensor | None, energy: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What `compute` returns, of the model's energy (eV) and gradient ([n_ml, 3], eV/Å), both double."""
         if self.has_images and box is not None:
             of_images, gradient_of_images = self.images(positions, box)
             energy = energy - of_images
             gradient = gradient - gradient_of_images
+        return self.assembled(positions, energy, gradient)
+
+    @torch.jit.export
+    def assembled(self, positions: Tensor, energy: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """What `compute` returns, of an energy (eV) and its gradient ([n_ml, 3], eV/Å), both double."""
         total = gradient * (-self.energy_factor * self.length_factor)
         # A force that is not contiguous would be read wrongly, and silently, by TorchForce.
         forces = torch.zeros_like(positions)
         forces = forces.index_copy(0, self.atoms, total.to(positions.dtype)).contiguous()
         return energy * self.energy_factor, forces
 
+    @torch.jit.export
     def images(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         """Energy (eV) of ``image_charges`` with their periodic images, and its gradient (eV/Å)."""
         with torch.no_grad():
@@ -172,12 +171,15 @@ class ForceBoundary(nn.Module):
             energy, gradient = image_sum(r - r[0], self.image_charges, cell, self.coulomb_constant)
         return energy, gradient
 
-    def energy_and_gradient(self, graph: Graph, uniform: UniformField | None = None) -> tuple[Tensor, Tensor]:
+    def energy_and_gradient(
+        self, graph: Graph, uniform: UniformField | None = None, potential: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Energy (eV, double scalar) and its gradient ([n_ml, 3], eV/Å), charge response included.
 
         Of the long-range energy only the part that flows through the charges is differentiated
         (by a surrogate energy with constant potentials); the part at fixed charges is known. So it is
         with the energy in a field.
+        ``potential`` ([n_ml], V) adds what it does to the charges' response, and no energy.
         """
         external: External | None = None
         if uniform is not None and self.model.responds:
@@ -186,15 +188,17 @@ class ForceBoundary(nn.Module):
         short = prediction.energy_short_range.sum()
         energy = short + prediction.energy_long_range.to(torch.float64).sum()
         surrogate = short + prediction.response
+        physical = self.model.physical_charges(prediction.latent_charges, graph)
         if uniform is not None and not self.model.responds:
             # Charges that respond to the field have this in their `response`.
-            physical = self.model.physical_charges(prediction.latent_charges, graph)
             surrogate = surrogate + external_energy(uniform.external, physical, prediction.latent_dipoles)
+        if potential is not None:
+            surrogate = surrogate + (potential * physical).sum()
         with torch.no_grad():
             # Clones, because TorchForce freezes the script and freezing drops detach().
             energy = energy.clone()
             gradients = prediction.gradients.clone()
-            charges = self.model.physical_charges(prediction.latent_charges, graph).clone()
+            charges = physical.clone()
             terms = [short.clone(), energy - short]
             if uniform is not None:
                 of_field = field_energy(uniform, charges, prediction.latent_dipoles)
@@ -217,8 +221,41 @@ class ForceBoundary(nn.Module):
         real: Tensor,
         cells: Tensor,
         periodic: bool,
+        potential: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`energy_and_gradient` of pairs in rows of equal length, without ever waiting for a GPU.
+
+        Arguments as in `graph_of_rows`; ``potential`` as in `energy_and_gradient`.
+        """
+        graph = self.graph_of_rows(positions, neighbors, shifts, real, cells, periodic)
+        return self.energy_and_gradient(graph, None, potential)
+
+    @torch.jit.export
+    def charges_of_rows(
+        self,
+        positions: Tensor,
+        neighbors: Tensor,
+        shifts: Tensor,
+        real: Tensor,
+        cells: Tensor,
+        periodic: bool,
+    ) -> Tensor:
+        """Physical charges, [n_ml] in e, like `of_rows`."""
+        graph = self.graph_of_rows(positions, neighbors, shifts, real, cells, periodic)
+        with torch.no_grad():
+            charges = self.model.moments(graph)[0].clone()
+        return charges
+
+    def graph_of_rows(
+        self,
+        positions: Tensor,
+        neighbors: Tensor,
+        shifts: Tensor,
+        real: Tensor,
+        cells: Tensor,
+        periodic: bool,
+    ) -> Graph:
+        """Graph of pairs in rows of equal length.
 
         Parameters
         ----------
@@ -229,7 +266,7 @@ class ForceBoundary(nn.Module):
         periodic : whether there is a cell; the mesh then takes what it was given to hold
         """
         centers = torch.arange(neighbors.shape[0], device=neighbors.device) // real.shape[1]
-        graph = Graph(
+        return Graph(
             positions,
             self.numbers,
             centers,
@@ -242,7 +279,6 @@ class ForceBoundary(nn.Module):
             periodic,
             real,
         )
-        return self.energy_and_gradient(graph)
 
     def field_at(
         self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None

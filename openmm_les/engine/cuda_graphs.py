@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
+from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS
 from openmm_les.graph import Graph
+from openmm_les.neighbors import perpendicular_widths
 from openmm_les.units import ANGSTROM_PER_NM
 
 logger = logging.getLogger(__name__)
@@ -25,12 +29,10 @@ SWITCH = "OPENMM_LES_CUDA_GRAPHS"
 _ROOM = 1.25
 """Length of rows over the most neighbours that an atom had when they were laid out."""
 _WARM_CALLS = 3
-
-
-def can_replay(module: torch.jit.ScriptModule, device: torch.device) -> bool:
-    """Whether a scripted `ForceBoundary` can be run by `ReplayedForce` on a device."""
-    wanted = os.environ.get(SWITCH, "1") != "0"
-    return wanted and device.type == "cuda" and bool(getattr(module, "replayable", False))
+_LATEST = ("latest_charges", "latest_dipoles", "latest_terms")
+"""What a module leaves for reporters"""
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]
+"""Of `ForceBoundary.of_rows`"""
 
 
 class NotRecordedError(RuntimeError):
@@ -66,17 +68,21 @@ class Rows:
         with torch.no_grad():
             self.positions.copy_(graph.positions)
             self.cells.copy_(graph.cells)
-            n_pairs = graph.centers.shape[0]
-            order = torch.arange(n_pairs, device=graph.centers.device)
-            place = order - torch.searchsorted(graph.centers, self._first)[graph.centers]
+            order = torch.arange(graph.centers.shape[0], device=graph.centers.device)
+            centers = graph.centers.contiguous()
+            place = order - torch.searchsorted(centers, self._first)[centers]
             fits = place < self.width
-            slots = torch.where(fits, graph.centers * self.width + place, self._length)
+            slots = torch.where(fits, centers * self.width + place, self._length)
             self.neighbors.copy_(self._own)
             self._real.zero_()
             self._neighbors[slots] = graph.neighbors
             self._shifts[slots] = graph.shifts
             self._real[slots] = True
         return (~fits).sum()
+
+    def arguments(self, periodic: bool) -> Arguments:
+        """What the module reads of it."""
+        return self.positions, self.neighbors, self.shifts, self.real, self.cells, periodic
 
 
 class ReplayedForce:
@@ -87,31 +93,27 @@ class ReplayedForce:
     Parameters
     ----------
     module : scripted, on its device
+    host : the same on the CPU, which sees to image charges meanwhile; None = ``module`` has none
     """
 
-    def __init__(self, module: torch.jit.ScriptModule) -> None:
+    def __init__(self, module: torch.jit.ScriptModule, host: torch.jit.ScriptModule | None = None) -> None:
         self._module = module
+        self._host = host
+        self._device = module.atoms.device
         self._rows: Rows | None = None
-        self._replay: Callable[[], None] | None = None
+        self._recorded = False
         self._box: Tensor | None = None
-        self._found: tuple[Tensor, Tensor] | None = None
-        self._latest: dict[str, Tensor] = {}
 
-    def suits(self, box: Tensor | None) -> bool:
-        """Whether the model takes the mesh in this box ([3, 3], nm, on the CPU), or there is none."""
-        if box is None or (self._box is not None and torch.equal(box, self._box)):
-            return True
-        cell = (box * ANGSTROM_PER_NM).to(self._module.molecule_charges.dtype)
-        return bool(self._module.model.electrostatics.takes_mesh(len(self._module.numbers), cell))
-
-    def __call__(self, positions: Tensor, box: Tensor | None, strength: float) -> tuple[float, Tensor]:
+    def __call__(
+        self, positions: Tensor, box: Tensor | None, values: Mapping[str, float]
+    ) -> tuple[float, Tensor]:
         """Energy in kJ/mol and forces ([n_particles, 3], kJ/mol/nm, on the CPU).
 
         Parameters
         ----------
         positions : [n_particles, 3], nm, double, on the CPU
-        box : [3, 3], nm, double, on the CPU, one that `suits`; None = isolated
-        strength : factor of the model's energy and forces, not 0
+        box : [3, 3], nm, double, on the CPU; None = isolated
+        values : global parameters of the force by name; ``lambda_interpolate`` is not 0
 
         Raises
         ------
@@ -122,9 +124,8 @@ class ReplayedForce:
         """
         if not bool(torch.isfinite(positions).all()):
             raise RuntimeError(self._module.bad_positions)
-        device = self._module.atoms.device
-        places = positions.to(device)
-        cell = None if box is None else box.to(device)
+        places = positions.to(self._device)
+        cell = None if box is None else box.to(self._device)
         graph = self._module.graph_of(places, cell)
         self._hold(box)
         while True:
@@ -132,26 +133,26 @@ class ReplayedForce:
                 self._lay_out(graph)
             assert self._rows is not None
             homeless = self._rows.fill(graph)
-            if self._replay is None:
-                self._record(box is not None)
-            assert self._replay is not None
-            self._replay()
-            assert self._found is not None
-            energy, gradient = self._found
-            energy, forces = self._module.assembled(
-                places, cell, strength * energy, strength * gradient.to(torch.float64)
-            )
+            if not self._recorded:
+                self._record(self._rows.arguments(box is not None))
+                self._recorded = True
+            energy, forces, closest = self._evaluate(places, cell, values)
+            lone = [energy.view(1), homeless.view(1), closest.view(1)]
+            found = torch.cat([*(each.to(torch.float64) for each in lone), forces.view(-1)])
+            of_images = self._images(positions, box)
             # One copy, since each waits for the GPU.
-            numbers = torch.cat([energy.view(1), homeless.view(1).to(energy.dtype), forces.view(-1)]).cpu()
-            if float(numbers[1]) == 0.0:
+            found = found.cpu()
+            if float(found[1]) == 0.0:
                 break
             self._rows = None
-        value = float(numbers[0])
+        value, forces = float(found[0]), found[3:].view(-1, 3)
+        if of_images is not None:
+            value += of_images[0]
+            forces.index_add_(0, of_images[1], of_images[2])
         if not math.isfinite(value):
             raise RuntimeError(self._module.bad_energy)
-        for name, tensor in self._latest.items():
-            setattr(self._module, name, tensor)
-        return value, numbers[2:].view(-1, 3)
+        self._watch(float(found[2]))
+        return value, forces
 
     def _lay_out(self, graph: Graph) -> None:
         """Rows long enough for a graph and some more; what is recorded of others is void."""
@@ -159,34 +160,62 @@ class ReplayedForce:
         width = math.ceil(_ROOM * int(counts.max())) + 2
         logger.info("rows of %d pairs for %d atoms", width, graph.positions.shape[0])
         self._rows = Rows(graph, width)
-        self._replay = None
+        self._recorded = False
 
     def _hold(self, box: Tensor | None) -> None:
         """Let the mesh keep the tables of a box where what is recorded finds them."""
         if box is None or (self._box is not None and torch.equal(box, self._box)):
             return
-        cell = (box * ANGSTROM_PER_NM).to(self._module.atoms.device, self._module.molecule_charges.dtype)
+        cell = (box * ANGSTROM_PER_NM).to(self._device, self._module.molecule_charges.dtype)
         if self._module.model.electrostatics.mesh.tables.hold(cell):
-            self._replay = None
+            self._recorded = False
         self._box = box.clone()
 
-    def _record(self, periodic: bool) -> None:
-        """Run the model in its rows, and on a GPU record what it does there."""
-        rows = self._rows
-        assert rows is not None
-        arguments = (rows.positions, rows.neighbors, rows.shifts, rows.real, rows.cells, periodic)
+    def _record(self, arguments: Arguments) -> None:
+        """Record the model in its rows."""
+        self._replay = self._recording(lambda: self._module.of_rows(*arguments))
+        self._latest = {name: getattr(self._module, name) for name in _LATEST}
+
+    def _evaluate(
+        self, places: Tensor, cell: Tensor | None, values: Mapping[str, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Energy and forces of what is in the rows, and what `_watch` watches."""
+        strength = values.get(LAMBDA_INTERPOLATE, 1.0)
+        energy, gradient = self._replay()
+        self._give_latest()
+        energy, forces = self._module.assembled(places, strength * energy, strength * gradient.double())
+        return energy, forces, energy
+
+    def _images(self, positions: Tensor, box: Tensor | None) -> tuple[float, Tensor, Tensor] | None:
+        """What image charges take off: energy, and forces on some atoms; while the GPU works."""
+        if self._host is None or box is None:
+            return None
+        energy, gradient = self._host.images(positions, box)
+        factor = self._host.energy_factor
+        return -factor * float(energy), self._host.atoms, factor * self._host.length_factor * gradient
+
+    def _watch(self, closest: float) -> None:
+        """Warn of what an evaluation found; there is nothing."""
+
+    def _give_latest(self) -> None:
+        """Let the module show reporters what a replay left, which no call of its own did."""
+        if self._device.type == "cuda":
+            for name, tensor in self._latest.items():
+                setattr(self._module, name, tensor)
+
+    def _recording(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """What does again what a call does, and returns what it returned, in the same place."""
         tables = self._module.model.electrostatics.mesh.tables
 
-        def run() -> None:
-            tables.held = periodic
+        def run() -> Any:
+            tables.held = True
             try:
-                self._found = self._module.of_rows(*arguments)
+                return call()
             finally:
                 tables.held = False
 
-        if not rows.positions.is_cuda:
-            self._replay = run
-            return
+        if self._device.type != "cuda":
+            return run
         try:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -196,12 +225,87 @@ class ReplayedForce:
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                run()
+                found = run()
         except RuntimeError as error:
             raise NotRecordedError(str(error).strip().splitlines()[-1]) from error
-        self._replay = graph.replay
-        names = ("latest_charges", "latest_dipoles", "latest_terms")
-        self._latest = {name: getattr(self._module, name) for name in names}
+
+        def replay() -> Any:
+            graph.replay()
+            return found
+
+        return replay
 
 
-__all__ = ["SWITCH", "NotRecordedError", "ReplayedForce", "Rows", "can_replay"]
+class ReplayedEmbedding(ReplayedForce):
+    """The same of a `PeriodicEmbedded` or `IsolatedEmbedded`: charges, their coupling, the rest.
+
+    What charges meet among the surroundings is worked out between two replays, because it is known only
+    when they are.
+    """
+
+    def __call__(
+        self, positions: Tensor, box: Tensor | None, values: Mapping[str, float]
+    ) -> tuple[float, Tensor]:
+        """As of `ReplayedForce`; also raises RuntimeError where the box is too narrow for the coupling."""
+        if box is not None:
+            narrowest = ANGSTROM_PER_NM * float(perpendicular_widths(box).min())
+            if narrowest < 2.0 * self._module.coupling.cutoff:
+                raise RuntimeError(self._module.narrow_box)
+        return super().__call__(positions, box, values)
+
+    def _record(self, arguments: Arguments) -> None:
+        self._potential = torch.zeros_like(arguments[0][:, 0])
+        self._charges = self._recording(lambda: self._module.charges_of_rows(*arguments))
+        self._replay = self._recording(lambda: self._module.of_rows(*arguments, self._potential))
+        self._latest = {name: getattr(self._module, name) for name in _LATEST}
+
+    def _evaluate(
+        self, places: Tensor, cell: Tensor | None, values: Mapping[str, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scale = values.get(LAMBDA_INTERPOLATE, 1.0)
+        strength = values.get(LAMBDA_ELECTROSTATICS, 1.0)
+        met = self._module.meet(places, cell, self._charges())
+        coupling, potential, gradient, mm_gradient, closest = met
+        self._potential.copy_(strength * potential)
+        energy, response = self._replay()
+        self._give_latest()
+        self._module.latest_terms = torch.cat([self._module.latest_terms, coupling.view(1)])
+        energy, forces = self._module.joined(
+            places,
+            scale,
+            energy + strength * coupling,
+            response.double() + strength * gradient,
+            strength * mm_gradient,
+        )
+        return energy, forces, closest
+
+    def _watch(self, closest: float) -> None:
+        self._module.guard(closest)
+
+
+def can_replay(module: torch.jit.ScriptModule, device: torch.device) -> bool:
+    """Whether a scripted `ForceBoundary` can be run by `ReplayedForce` on a device."""
+    wanted = os.environ.get(SWITCH, "1") != "0"
+    return wanted and device.type == "cuda" and bool(getattr(module, "replayable", False))
+
+
+def replayed_force(
+    module: torch.jit.ScriptModule, on_host: Callable[[], torch.jit.ScriptModule]
+) -> ReplayedForce | None:
+    """What replays a module, or None where that cannot be; ``on_host`` loads it on the CPU."""
+    if not can_replay(module, module.atoms.device):
+        return None
+    if hasattr(module, "mm_atoms"):
+        return ReplayedEmbedding(module)
+    return ReplayedForce(module, on_host() if module.has_images else None)
+
+
+__all__ = [
+    "SWITCH",
+    "NotRecordedError",
+    "ReplayedEmbedding",
+    "ReplayedForce",
+    "Rows",
+    "can_replay",
+    "replayed_force",
+]

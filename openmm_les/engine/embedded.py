@@ -189,20 +189,48 @@ class EmbeddedBoundary(ForceBoundary):
         scale = 1.0 if interpolate is None else float(interpolate)
         strength = 1.0 if electrostatics is None else float(electrostatics)
         energy = torch.zeros((), dtype=torch.float64, device=positions.device)
-        gradient = torch.zeros(positions.shape, dtype=torch.float64, device=positions.device)
+        gradient = torch.zeros((self.atoms.shape[0], 3), dtype=torch.float64, device=positions.device)
+        mm_gradient = torch.zeros((self.mm_atoms.shape[0], 3), dtype=torch.float64, device=positions.device)
         if scale != 0.0:
             terms = self.terms(positions, box, strength, electric_field)
-            energy = scale * (terms.short_range + terms.latent + strength * terms.coupling + terms.field)
+            energy = terms.short_range + terms.latent + strength * terms.coupling + terms.field
+            gradient, mm_gradient = terms.gradient, terms.mm_gradient
             if strength == 1.0 or not self.model.responds:
                 self.latest_charges, self.latest_dipoles = terms.charges, terms.dipoles
                 self.latest_terms = self.stacked(terms, electric_field is not None)
             else:  # both would be other ones than at full strength
                 self.latest_charges = torch.zeros_like(terms.charges[:0])
-            gradient.index_copy_(0, self.mm_atoms, terms.mm_gradient)
-            gradient.index_copy_(0, self.atoms, terms.gradient)
             self.guard(float(terms.closest))
-        forces = gradient * (-scale * self.energy_factor * self.length_factor)
-        return energy * self.energy_factor, forces.to(positions.dtype).contiguous()
+        return self.joined(positions, scale, energy, gradient, mm_gradient)
+
+    @torch.jit.export
+    def joined(
+        self, positions: Tensor, scale: float, energy: Tensor, gradient: Tensor, mm_gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `embedded` returns, of an energy (eV) and its gradients (eV/Å) at full strength, in double."""
+        everywhere = torch.zeros(positions.shape, dtype=torch.float64, device=positions.device)
+        everywhere.index_copy_(0, self.mm_atoms, mm_gradient)
+        everywhere.index_copy_(0, self.atoms, gradient)
+        forces = everywhere * (-scale * self.energy_factor * self.length_factor)
+        return scale * energy * self.energy_factor, forces.to(positions.dtype).contiguous()
+
+    @torch.jit.export
+    def meet(
+        self, positions: Tensor, box: Tensor | None, charges: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Energy, potential, gradient, gradient on MM charges and closest approach: see `Coupling`.
+
+        ``charges`` [n_ml] in e, physical; ``positions`` and ``box`` as in `embedded`.
+        """
+        with torch.no_grad():
+            cell: Tensor | None = None
+            if box is not None:
+                cell = box.to(torch.float64) * self.length_factor
+            everywhere = positions.to(torch.float64) * self.length_factor
+            few, many = everywhere.index_select(0, self.atoms), everywhere.index_select(0, self.mm_atoms)
+            met = self.coupling(few, charges, many, self.mm_charges, cell)
+            found = (met.energy, met.potential, met.gradient, met.point_gradient, met.closest)
+        return found
 
     @torch.jit.export
     def energy_terms(
@@ -340,6 +368,7 @@ class PeriodicEmbedded(EmbeddedBoundary):
     """`EmbeddedBoundary` for periodic systems."""
 
     periodic = True
+    whole = True
 
     def forward(
         self,
@@ -364,6 +393,7 @@ class IsolatedEmbedded(EmbeddedBoundary):
     """`EmbeddedBoundary` for systems without periodic images."""
 
     periodic = False
+    whole = True
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import compile_force, trial_positions
-from openmm_les.engine.cuda_graphs import NotRecordedError, ReplayedForce, can_replay
+from openmm_les.engine.cuda_graphs import NotRecordedError, ReplayedForce, replayed_force
 from openmm_les.engine.field import FIELD_PARAMETERS, check_feels_field, field_parameters
 from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
 from openmm_les.engine.routes import choose_route, import_torchforce
@@ -69,15 +69,16 @@ class PythonForceFunction:
     def module(self) -> torch.jit.ScriptModule:
         """The scripted module on its device, made at the first call."""
         if self._module is None:
-            import vesin_torch  # noqa: F401  registers a TorchScript class that the archive may hold
-
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-                archive = io.BytesIO(self.archive)
-                self._module = torch.jit.load(archive, map_location=self.torch_device()).eval()
-            if can_replay(self._module, self.torch_device()):
-                self._replayed = ReplayedForce(self._module)
+            self._module = self._loaded(self.torch_device())
+            self._replayed = replayed_force(self._module, lambda: self._loaded(torch.device("cpu")))
         return self._module
+
+    def _loaded(self, device: torch.device) -> torch.jit.ScriptModule:
+        import vesin_torch  # noqa: F401  registers a TorchScript class that the archive may hold
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+            return torch.jit.load(io.BytesIO(self.archive), map_location=device).eval()
 
     def torch_device(self) -> torch.device:
         """The device to run on."""
@@ -109,10 +110,9 @@ class PythonForceFunction:
     def _run(self, positions: Tensor, box: Tensor | None, values: dict[str, float]) -> tuple[float, Tensor]:
         """Energy and forces of the module, by a CUDA graph where that can be; all on the CPU."""
         module, replayed = self.module(), self._replayed
-        strength = values.get(LAMBDA_INTERPOLATE, 1.0)
-        if replayed is not None and strength != 0.0 and replayed.suits(box):
+        if replayed is not None and values.get(LAMBDA_INTERPOLATE) != 0.0:
             try:
-                return replayed(positions, box, strength)
+                return replayed(positions, box, values)
             except NotRecordedError as error:
                 logger.warning("no CUDA graph, steps take longer: %s", error)
                 self._replayed = None

@@ -10,8 +10,15 @@ import torch
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine import cuda_graphs
-from openmm_les.engine.boundary import IsolatedForce, PeriodicForce
-from openmm_les.engine.cuda_graphs import SWITCH, ReplayedForce, Rows, can_replay
+from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, IsolatedForce, PeriodicForce
+from openmm_les.engine.cuda_graphs import SWITCH, ReplayedEmbedding, ReplayedForce, Rows, can_replay
+from openmm_les.engine.embedded import (
+    LAMBDA_ELECTROSTATICS,
+    CouplingSettings,
+    IsolatedEmbedded,
+    PeriodicEmbedded,
+    Surroundings,
+)
 from openmm_les.engine.field_forces import IsolatedFieldForce
 from openmm_les.models.adapters.convert import convert_mace
 from openmm_les.neighbors import single_graph
@@ -22,21 +29,21 @@ POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def script_of(box, **more) -> torch.jit.ScriptModule:
+def script_of(box, device=DEVICE, **more) -> torch.jit.ScriptModule:
     """Scripted force of water and formamide; in a box on the mesh."""
     model = quiet_model()
     model.electrostatics = LatentCoulomb(method="auto" if box is None else "pme")
     kind = IsolatedForce if box is None else PeriodicForce
     module = kind(model, NUMBERS, MOLECULES, [0.0, 0.0], **{"dtype": torch.float64, **more})
-    return loaded(module)
+    return loaded(module, device)
 
 
-def loaded(module) -> torch.jit.ScriptModule:
-    """Scripted, on the device."""
+def loaded(module, device=DEVICE) -> torch.jit.ScriptModule:
+    """Scripted, on a device."""
     archive = io.BytesIO()
     torch.jit.save(torch.jit.script(module), archive)
     archive.seek(0)
-    return torch.jit.load(archive, map_location=DEVICE).eval()
+    return torch.jit.load(archive, map_location=device).eval()
 
 
 def plain(module, positions, box, strength=1.0):
@@ -53,7 +60,7 @@ def check(module, replayed, positions, box, strength=1.0):
     expected = plain(module, positions, box, strength)
     charges = module.latest_charges.clone()
     cell = None if box is None else torch.as_tensor(box)
-    energy, forces = replayed(torch.as_tensor(positions), cell, strength)
+    energy, forces = replayed(torch.as_tensor(positions), cell, {LAMBDA_INTERPOLATE: strength})
     assert energy == pytest.approx(expected[0], rel=1e-12)
     np.testing.assert_allclose(forces.numpy(), expected[1], atol=1e-9 * np.abs(expected[1]).max())
     torch.testing.assert_close(module.latest_charges, charges)
@@ -108,10 +115,11 @@ def test_rows_grow_with_the_neighbours(monkeypatch):
 def test_single_precision_particles_beside_the_model_and_image_charges():
     charges = (0.1 * np.array([-2, 1, 1, 3, -3, -2, 1, 1, 0])).tolist()
     box = 2.0 * BOXES["cubic"]
-    module = script_of(box, dtype=torch.float32, atoms=[11, *range(8)], image_charges=charges)
-    replayed = ReplayedForce(module)
+    more = {"dtype": torch.float32, "atoms": [11, *range(8)], "image_charges": charges}
+    module = script_of(box, **more)
+    replayed = ReplayedForce(module, script_of(box, device="cpu", **more))
     positions = np.concatenate([POSITIONS[1:], np.full((3, 3), 0.4), POSITIONS[:1]])
-    energy, forces = replayed(torch.as_tensor(positions), torch.as_tensor(box), 1.0)
+    energy, forces = replayed(torch.as_tensor(positions), torch.as_tensor(box), {})
     expected = plain(module, positions, box)
     assert energy == pytest.approx(expected[0], rel=1e-7)
     np.testing.assert_allclose(forces.numpy(), expected[1], atol=1e-4 * np.abs(expected[1]).max())
@@ -124,20 +132,59 @@ def test_errors_are_the_module_s():
     bad = POSITIONS.copy()
     bad[3, 1] = np.nan
     with pytest.raises(RuntimeError, match="positions hold NaN"):
-        replayed(torch.as_tensor(bad), None, 1.0)
+        replayed(torch.as_tensor(bad), None, {})
     bad[3] = bad[4]
     with pytest.raises(RuntimeError, match="the ML energy is not finite"):
-        replayed(torch.as_tensor(bad), None, 1.0)
+        replayed(torch.as_tensor(bad), None, {})
     check(module, replayed, POSITIONS, None)
 
 
-def test_small_boxes_whose_sum_is_exact_do_not_suit():
+@pytest.mark.parametrize("name", BOXES)
+def test_regions_among_mm_charges(name):
+    box = None if BOXES[name] is None else 1.8 * BOXES[name]
     model = quiet_model()
-    module = torch.jit.script(PeriodicForce(model, NUMBERS, MOLECULES, [0.0, 0.0], None, torch.float64))
-    replayed = ReplayedForce(module)
-    assert not replayed.suits(torch.as_tensor(BOXES["cubic"]))
-    assert replayed.suits(None)
-    assert ReplayedForce(script_of(BOXES["cubic"])).suits(torch.as_tensor(BOXES["cubic"]))
+    model.electrostatics = LatentCoulomb(method="auto" if box is None else "pme")
+    kind = IsolatedEmbedded if box is None else PeriodicEmbedded
+    around = Surroundings([0, 10, 11], [0.4, -0.8, 0.4], [2], [(2, 1)], [0.3])
+    settings = CouplingSettings(cutoff=7.5)
+    atoms = list(range(1, 10))
+    module = loaded(kind(model, NUMBERS, MOLECULES, [0.0, 0.0], atoms, torch.float64, around, settings))
+    replayed = ReplayedEmbedding(module)
+    places = np.array([[0.6, 0.5, 0.5], [0.1, 0.45, 0.1], [0.7, 0.0, 0.3]])
+    start = np.concatenate([places[:1], POSITIONS, places[1:]])
+    for seed, (electrostatics, interpolate) in enumerate([(1.0, 1.0), (0.4, 1.0), (0.4, 0.3)]):
+        positions = start + 0.01 * np.random.default_rng(seed).normal(size=start.shape)
+        values = {LAMBDA_ELECTROSTATICS: electrostatics, LAMBDA_INTERPOLATE: interpolate}
+        arguments = [torch.as_tensor(positions), *([] if box is None else [torch.as_tensor(box)])]
+        more = [torch.tensor(value, dtype=torch.float64) for value in values.values()]
+        energy, forces = module(*(each.to(DEVICE) for each in arguments), *more)
+        expected = forces.detach().cpu().numpy()
+        latest = [getattr(module, f"latest_{what}").clone() for what in ("charges", "terms")]
+        cell = None if box is None else torch.as_tensor(box)
+        found, of_replay = replayed(torch.as_tensor(positions), cell, values)
+        assert found == pytest.approx(float(energy.detach()), rel=1e-12)
+        np.testing.assert_allclose(of_replay.numpy(), expected, atol=1e-9 * np.abs(expected).max())
+        torch.testing.assert_close(module.latest_charges, latest[0])
+        torch.testing.assert_close(module.latest_terms, latest[1])
+
+
+def test_a_box_too_narrow_for_the_coupling():
+    around = Surroundings([9], [0.4])
+    module = loaded(
+        PeriodicEmbedded(
+            quiet_model(),
+            NUMBERS,
+            MOLECULES,
+            [0.0, 0.0],
+            list(range(9)),
+            torch.float64,
+            around,
+            CouplingSettings(),
+        )
+    )
+    with pytest.raises(RuntimeError, match="narrower than twice the cutoff"):
+        positions = torch.as_tensor(np.concatenate([POSITIONS, [[0.6, 0.5, 0.5]]]))
+        ReplayedEmbedding(module)(positions, torch.as_tensor(BOXES["cubic"]), {})
 
 
 def test_who_can_be_replayed(monkeypatch):
