@@ -102,7 +102,7 @@ def torchpme_p3m(r: Tensor, q: Tensor, cell: Tensor, mesh: int) -> Callable[[], 
     potential = CoulombPotential(smearing=SMEARING, prefactor=KE)
     # It takes the power of two above twice the length over the spacing.
     spacing = 2.0 * float(cell[0, 0]) / (mesh - 2)
-    calculator = P3MCalculator(potential, mesh_spacing=spacing, interpolation_nodes=ORDER)
+    calculator = P3MCalculator(potential, mesh_spacing=spacing, interpolation_nodes=ORDER).to(r.device)
     places, sources = r.clone().requires_grad_(), q.unsqueeze(1).clone().requires_grad_()
 
     def run() -> Tensor:
@@ -122,7 +122,7 @@ def mlipops_pme(r: Tensor, q: Tensor, cell: Tensor, mesh: int) -> Callable[[], T
     from mlipops.neighborlist import NeighborList
 
     alpha = 1.0 / (math.sqrt(2.0) * SMEARING)
-    pme = CoulombPME(NeighborList(cutoff=5.0), None, mesh, mesh, mesh, ORDER, alpha, KE)
+    pme = CoulombPME(NeighborList(cutoff=5.0), None, mesh, mesh, mesh, ORDER, alpha, KE).to(r.device)
     places, sources = r.clone().requires_grad_(), q.clone().requires_grad_()
 
     def run() -> Tensor:

@@ -76,10 +76,12 @@ def main() -> None:
     for route in routes:
         alone = openmm_les.create_system(topology, model, route=route)
         contexts[f"model alone, {route}"] = context(alone, positions * unit.angstrom, arguments.platform)
-        mixed = openmm_les.create_mixed_system(
-            modeller.topology, mm_system, peptide, model, embedding="mechanical", route=route
-        )
-        contexts[f"mixed mechanical, {route}"] = context(mixed, modeller.positions, arguments.platform)
+        for embedding in ("mechanical", "electrostatic"):
+            mixed = openmm_les.create_mixed_system(
+                modeller.topology, mm_system, peptide, model, embedding=embedding, route=route
+            )
+            name = f"mixed {embedding}, {route}"
+            contexts[name] = context(mixed, modeller.positions, arguments.platform)
 
     times: dict[str, list[float]] = {name: [] for name in contexts}
     for made in contexts.values():
