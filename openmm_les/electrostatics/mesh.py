@@ -73,12 +73,17 @@ def _source_planes(weights: Tensor, charges: Tensor, dipoles: Optional[Tensor]) 
     return values, (dipoles[2] * first).unsqueeze(1) * second.unsqueeze(0)
 
 
+def _block(atoms: Tensor) -> int:
+    """How many of the atoms ([n_atoms] of anything) to do at once: on a CPU what stays in its cache."""
+    return 4096 if not atoms.is_cuda else max(atoms.shape[0], 1)
+
+
 def spread(
     bases: Tensor, weights: Tensor, charges: Tensor, dipoles: Optional[Tensor], mesh: List[int]
 ) -> Tensor:
     """Charge mesh without a record for differentiation, [mesh]."""
-    atoms_per_block = 4096  # the temporaries of a block stay in a CPU's cache
     order = weights.shape[1]
+    atoms_per_block = _block(charges)
     halo = order - 1
     row = mesh[2] + halo  # room past the end: nodes along the third axis need no wrapping
     length = mesh[0] * mesh[1] * row - halo
@@ -105,8 +110,8 @@ def spread(
 
 def gather(potential: Tensor, bases: Tensor, weights: Tensor) -> Tensor:
     """Mesh ``potential`` and its derivatives at the atoms, as `_contract` lists them, no record kept."""
-    atoms_per_block = 4096
     order, n_atoms = weights.shape[1], bases.shape[1]
+    atoms_per_block = _block(weights[0, 0, 0])
     mesh = [potential.shape[0], potential.shape[1], potential.shape[2]]
     halo = order - 1
     row = mesh[2] + halo
