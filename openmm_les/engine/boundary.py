@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openmm_les.electrostatics import image_sum
+from openmm_les.electrostatics import LatentCoulomb, image_sum
 from openmm_les.engine.references import MoleculeReferences
 from openmm_les.graph import Graph
 from openmm_les.models.long_range import External
@@ -116,7 +116,8 @@ class ForceBoundary(nn.Module):
             self.whole
             and model.sources is None
             and bool(getattr(model.backbone, "reads_rows", False))
-            and getattr(model.electrostatics, "method", "") in ("auto", "pme")
+            and isinstance(model.electrostatics, LatentCoulomb)
+            and model.electrostatics.method in ("auto", "pme")
         )
         """Whether a CUDA graph may stand for the model, see `openmm_les.engine.cuda_graphs`"""
         self.eval()
