@@ -168,7 +168,7 @@ def literature(data: str, result: dict[str, Any]) -> Rows:
 
     def words(row: dict[str, float]) -> str:
         text = f"{row['force_mae_mev_per_angstrom']:.1f} meV/Å, {row['energy_mae_mev_per_atom']:.2f} meV/atom"
-        if "born_charge_r_squared" in row:
+        if row.get("born_charge_r_squared", 0.0) > 0.0:  # there are none without charges
             text += f", Born charges r² {row['born_charge_r_squared']:.3f}"
         return text
 
