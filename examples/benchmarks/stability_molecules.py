@@ -1,6 +1,6 @@
 """Long runs of molecules that a shipped model has not seen: do their bonds hold?
 
-    python examples/benchmarks/stability_molecules.py stability --ps 1000
+    python examples/benchmarks/stability_molecules.py stability --ps 1000 --data gfn2_bio.h5
     python examples/benchmarks/stability_molecules.py copies --ps 50 --copies 20 --platform CUDA
 
 Five capped dipeptides (built here; the model learned single capped amino acids) and five drug-like
@@ -30,7 +30,6 @@ import h5py
 import numpy as np
 import openmm
 from ase import Atoms
-from literature import SHARED
 from openmm import app, unit
 from provenance import write_result
 from rich.progress import Progress
@@ -54,7 +53,7 @@ SAVE_SECONDS = 60.0
 def peptides() -> list[Atoms]:
     """The capped dipeptides, roughly relaxed by Amber."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from generate_gfn2_data import peptide_atoms
+    from generate_gfn2_data import peptide_atoms  # needs the extra `data`
 
     found = [peptide_atoms(sequence) for sequence in PEPTIDES]
     for sequence, atoms in zip(PEPTIDES, found):
@@ -160,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder for molecules, state and counts")
     parser.add_argument("--model", default="peptide-gfn2-small")
-    parser.add_argument("--data", type=Path, default=SHARED / "data" / "training" / "gfn2_bio.h5")
+    parser.add_argument("--data", type=Path, help="gfn2_bio.h5; needed where there is no molecules.xyz")
     parser.add_argument("--ps", type=int, default=1000, help="of each copy")
     parser.add_argument("--copies", type=int, default=1, help="of each molecule")
     parser.add_argument("--platform", default="Reference")
@@ -171,6 +170,8 @@ def main() -> None:
     arguments.run.mkdir(parents=True, exist_ok=True)
     start, progress_file = arguments.run / "molecules.xyz", arguments.run / "progress.json"
     if not start.exists():
+        if arguments.data is None:
+            parser.error(f"{start} is not there: --data must name gfn2_bio.h5")
         ase.io.write(start, peptides() + ligands(arguments.data), format="extxyz")
     kinds = ase.io.read(start, ":", format="extxyz")
     molecules = [kind for kind in kinds for _ in range(arguments.copies)]
