@@ -77,6 +77,12 @@ def step_time(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def multipole_speed(result: dict[str, Any]) -> Rows:
+    """Least processor time of a box of water with multipoles."""
+    times = ", ".join(f"{name} {t['least_ms']:.0f} ms" for name, t in result["processor_times"].items())
+    return [(f"{result['atoms']} atoms of water, energy and forces, processor time", times)]
+
+
 def electrostatics(result: dict[str, Any], key: str = "least_cpu_ms") -> Rows:
     """Time (``key``) of the Coulomb sum alone against other codes, energy and forces."""
     rows = []
@@ -248,6 +254,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "step_time-python": step_time,
     "step_time-torchforce-python": step_time,
     "electrostatics_scaling-1": electrostatics,
+    "multipole_speed": multipole_speed,
     "overhead-python": overhead,
     "cuda_graphs": cuda_graphs,
     "step_time-python-CUDA": step_time,
