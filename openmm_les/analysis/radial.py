@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 
+from openmm_les.analysis.tables import write_csv
 from openmm_les.analysis.trajectories import Frames, TrajectorySource
 from openmm_les.neighbors import perpendicular_widths
 from openmm_les.units import ANGSTROM_PER_NM
@@ -31,10 +31,8 @@ class RadialDistribution:
     def save(self, path: str | Path) -> None:
         """Write as CSV: distance, g(r), standard error."""
         errors = np.full_like(self.values, np.nan) if self.errors is None else self.errors
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["distance (angstrom)", f"g {self.label}", "standard error"])
-            writer.writerows(zip(self.distances, self.values, errors))
+        header = ["distance (angstrom)", f"g {self.label}", "standard error"]
+        write_csv(path, header, zip(self.distances, self.values, errors))
 
 
 def radial_distribution(

@@ -11,7 +11,6 @@ Fourier transform of ⟨Ṁ(0)·Ṁ(t)⟩ and x = ħω/kT, the absorption is
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from scipy import fft, signal
 
 from openmm_les.analysis.dipoles import DipoleSeries
+from openmm_les.analysis.tables import write_csv
 from openmm_les.analysis.trajectories import TrajectorySource
 from openmm_les.elements import symbol
 from openmm_les.units import (
@@ -81,10 +81,8 @@ class Spectrum:
     def save(self, path: str | Path) -> None:
         """Write as CSV: wavenumber, intensity, standard error."""
         error = np.full_like(self.intensity, np.nan) if self.error is None else self.error
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["wavenumber (cm^-1)", f"intensity ({self.unit})", "standard error"])
-            writer.writerows(zip(self.wavenumbers, self.intensity, error))
+        header = ["wavenumber (cm^-1)", f"intensity ({self.unit})", "standard error"]
+        write_csv(path, header, zip(self.wavenumbers, self.intensity, error))
 
 
 def infrared_spectrum(

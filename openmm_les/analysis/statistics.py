@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import mdtraj
 import numpy as np
 
 from openmm_les.analysis.charges import ChargeModel
+from openmm_les.analysis.tables import write_csv
 from openmm_les.analysis.trajectories import Frames, TrajectorySource
 from openmm_les.elements import symbol
 from openmm_les.records import Quantity, RecordWriter
@@ -91,11 +91,8 @@ class ChargeStatistics:
         paths = []
         for kind, (header, rows, means, deviations) in tables.items():
             path = folder / f"charges_by_{kind}.csv"
-            with open(path, "w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow([*header, "mean charge (e)", "standard deviation (e)"])
-                for row, mean, deviation in zip(rows, means, deviations):
-                    writer.writerow([*row, f"{mean:.6f}", f"{deviation:.6f}"])
+            lines = [(*row, f"{mean:.6f}", f"{std:.6f}") for row, mean, std in zip(rows, means, deviations)]
+            write_csv(path, [*header, "mean charge (e)", "standard deviation (e)"], lines)
             paths.append(path)
         return paths
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,12 +120,11 @@ def dipole(
     epsilon_infinity: Epsilon = 1.0,
 ) -> None:
     """Dipoles of all atoms and of each molecule in every frame."""
-    import csv
-
     import numpy as np
 
     from openmm_les.analysis.dipoles import compute_dipoles, residue_of_molecule
     from openmm_les.analysis.plots import plot_dipoles
+    from openmm_les.analysis.tables import write_csv
     from openmm_les.records import read_record
     from openmm_les.units import E_ANGSTROM_PER_DEBYE
 
@@ -145,8 +143,7 @@ def dipole(
             debye = values / E_ANGSTROM_PER_DEBYE
             rows.append((kind, str(int((kinds == kind).sum())), f"{debye.mean():.3f}", f"{debye.std():.3f}"))
         header = ("molecule", "number", "mean dipole (D)", "standard deviation (D)")
-        with open(folder / "dipole_by_molecule.csv", "w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
+        write_csv(folder / "dipole_by_molecule.csv", header, rows)
         print_table(f"dipoles of molecules, {len(source)} frames", header, rows)
 
 
@@ -189,6 +186,7 @@ def ir(
     """Infrared spectrum from the dipole's fluctuations; density of states and normal modes beside it."""
     from openmm_les.analysis.plots import plot_spectrum
     from openmm_les.analysis.spectra import density_of_states, infrared_spectrum
+    from openmm_les.analysis.tables import write_csv
     from openmm_les.cli.console import say
 
     with results_folder(output, "ir") as folder:
@@ -211,7 +209,8 @@ def ir(
             check_spacing(source.uniform_spacing() * FS_PER_PS, max_wavenumber)
             if harmonic:
                 modes = _normal_modes(source, model, charge, epsilon_infinity)
-                _write_modes(modes, folder / "harmonic.csv")
+                lines = zip(modes.wavenumbers, modes.intensities)
+                write_csv(folder / "harmonic.csv", ["wavenumber (cm^-1)", "intensity (km/mol)"], lines)
             from openmm_les.analysis.dipoles import compute_dipoles
 
             series = compute_dipoles(source, bound, currents=current)
@@ -259,10 +258,9 @@ def dielectric(
     blocks: Annotated[int, typer.Option(help="For the error.")] = 5,
 ) -> None:
     """Static dielectric constant of a neutral fluid from the fluctuations of its dipole."""
-    import csv
-
     from openmm_les.analysis.dielectric import dielectric_constant
     from openmm_les.analysis.plots import plot_dielectric
+    from openmm_les.analysis.tables import write_csv
     from openmm_les.cli.console import say
 
     with results_folder(output, "dielectric") as folder:
@@ -278,10 +276,8 @@ def dielectric(
             series = compute_dipoles(source, bound)
             series.save(folder / "dipole.h5")
         result = dielectric_constant(series, temperature, discard=discard, n_blocks=blocks)
-        with open(folder / "dielectric.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["time (ps)", "dielectric constant so far"])
-            writer.writerows(zip(result.running_times, result.running_values))
+        running = zip(result.running_times, result.running_values)
+        write_csv(folder / "dielectric.csv", ["time (ps)", "dielectric constant so far"], running)
         plot_dielectric(result, folder / "dielectric.png", f"dielectric constant, {trajectory.name}")
         say(
             f"dielectric constant {result.value:.2f} ± {result.error:.2f} at {temperature:g} K "
@@ -303,23 +299,22 @@ def born(
     epsilon_infinity: Epsilon = 1.0,
 ) -> None:
     """Born effective charges of every frame, the charges' response included."""
-    import csv
-
     from openmm_les.analysis.born import compute_born_charges
     from openmm_les.analysis.plots import plot_born
+    from openmm_les.analysis.tables import write_csv
     from openmm_les.cli.console import say
 
     source = open_trajectory(trajectory, top, select, stride, skip, stop)
     bound = bind_model(model, source, charge, epsilon_infinity)
     with results_folder(output, "born") as folder:
         result = compute_born_charges(source, bound, output=folder / "born.h5")
-        with open(folder / "born_by_atom.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            names = [f"Z_{a}{b} (e)" for a in "xyz" for b in "xyz"]
-            writer.writerow(["index", "residue", "name", "element", "mean tr Z/3 (e)", *names])
-            for atom, tensor in zip(source.topology.atoms, result.mean):
-                row = [f"{x:.5f}" for x in (tensor.trace() / 3.0, *tensor.ravel())]
-                writer.writerow([atom.index, str(atom.residue), atom.name, atom.element.symbol, *row])
+        names = [f"Z_{a}{b} (e)" for a in "xyz" for b in "xyz"]
+        header = ["index", "residue", "name", "element", "mean tr Z/3 (e)", *names]
+        lines = []
+        for atom, tensor in zip(source.topology.atoms, result.mean):
+            numbers = [f"{x:.5f}" for x in (tensor.trace() / 3.0, *tensor.ravel())]
+            lines.append([atom.index, str(atom.residue), atom.name, atom.element.symbol, *numbers])
+        write_csv(folder / "born_by_atom.csv", header, lines)
         plot_born(
             result.isotropic,
             result.sum_rule_violation,
@@ -344,24 +339,21 @@ def polarizability(
     charge: Charge = 0.0,
 ) -> None:
     """Polarizability of all atoms together in every frame, without their periodic images."""
-    import csv
-
     from openmm_les.analysis.plots import plot_polarizability
     from openmm_les.analysis.polarizability import compute_polarizabilities
+    from openmm_les.analysis.tables import write_csv
 
     source = open_trajectory(trajectory, top, select, stride, skip, stop)
     bound = bind_model(model, source, charge, 1.0)
     with results_folder(output, "polarizability") as folder:
         series = compute_polarizabilities(source, bound)
         series.save(folder / "polarizability.h5")
-        with open(folder / "polarizability.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            names = [f"alpha_{a}{b} (Å³)" for a in "xyz" for b in "xyz"]
-            writer.writerow(["time (ps)", "isotropic (Å³)", "anisotropy (Å³)", *names])
-            columns = zip(series.times, series.isotropic, series.anisotropy, series.tensors)
-            for time, isotropic, anisotropy, tensor in columns:
-                row = [f"{x:.5f}" for x in (isotropic, anisotropy, *tensor.ravel())]
-                writer.writerow([f"{time:g}", *row])
+        names = [f"alpha_{a}{b} (Å³)" for a in "xyz" for b in "xyz"]
+        header = ["time (ps)", "isotropic (Å³)", "anisotropy (Å³)", *names]
+        lines = []
+        for time, *values, tensor in zip(series.times, series.isotropic, series.anisotropy, series.tensors):
+            lines.append([f"{time:g}", *(f"{x:.5f}" for x in (*values, *tensor.ravel()))])
+        write_csv(folder / "polarizability.csv", header, lines)
         plot_polarizability(series, folder / "polarizability.png", f"polarizability, {trajectory.name}")
         parts = (("isotropic", series.isotropic), ("anisotropy", series.anisotropy))
         rows = [(name, f"{v.mean():.3f}", f"{v.std():.3f}") for name, v in parts]
@@ -405,15 +397,6 @@ def _normal_modes(source: TrajectorySource, model: str | None, charge: float, ep
     if frames.cells is not None:
         raise ValueError("--harmonic is for a molecule without a cell")
     return harmonic_spectrum(bound, relax(bound, frames.positions[0]))
-
-
-def _write_modes(modes: Any, path: Path) -> None:
-    import csv
-
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["wavenumber (cm^-1)", "intensity (km/mol)"])
-        writer.writerows(zip(modes.wavenumbers, modes.intensities))
 
 
 __all__ = ["app"]

@@ -17,10 +17,11 @@ from tests.embedding.pinned import charges_of, nonbonded_only, part_of, pinned_m
 from tests.engine.builders import (
     KJ,
     ROUTES_HERE,
+    check_forces,
     energy_of,
+    evaluation,
     forces_of,
     make_context,
-    numerical_forces,
     topology_of,
 )
 
@@ -233,18 +234,7 @@ def test_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(embedded):
     context = make_context(system, solvated.positions)
     water = solvated.atoms_of("HOH", count=2)
     components = [(solvated.peptide[0], 0), (solvated.peptide[8], 2), (water[0], 1), (water[4], 2)]
-
-    def energy(positions):
-        context.setPositions(positions)
-        state = context.getState(getEnergy=True, groups={group})
-        return state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-
-    expected = numerical_forces(energy, solvated.positions, components)
-    context.setPositions(solvated.positions)
-    forces = context.getState(getForces=True, groups={group}).getForces(asNumpy=True)
-    forces = forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(forces).max()
+    check_forces(evaluation(context, {group}), solvated.positions, components, 1e-5)
 
 
 def test_without_coupling_the_model_stands_alone(embedded, model):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import openmm
 import pytest
-from openmm import unit
 
 from openmm_les import create_mixed_system, energies_at
 from openmm_les.embedding.regions import find_region
@@ -15,10 +14,11 @@ from openmm_les.engine.reporters import MLForceReader
 from tests.embedding.conftest import solvate
 from tests.engine.builders import (
     ROUTES_HERE,
+    check_forces,
     energy_of,
     equilibrating_model,
+    evaluation,
     make_context,
-    numerical_forces,
 )
 
 GROUP = 17
@@ -48,20 +48,9 @@ def test_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(embedded):
     solvated, _, context = embedded
     water = solvated.atoms_of("HOH", count=2)
     components = [(solvated.peptide[0], 0), (solvated.peptide[8], 2), (water[0], 1), (water[4], 2)]
-
-    def energy(positions):
-        context.setPositions(positions)
-        state = context.getState(getEnergy=True, groups={GROUP})
-        return state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-
     context.setParameter("lambda_electrostatics", 0.7)
-    expected = numerical_forces(energy, solvated.positions, components)
-    context.setPositions(solvated.positions)
-    forces = context.getState(getForces=True, groups={GROUP}).getForces(asNumpy=True)
-    forces = forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+    check_forces(evaluation(context, {GROUP}), solvated.positions, components, 1e-5)
     context.setParameter("lambda_electrostatics", 1.0)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(forces).max()
 
 
 def test_charges_respond_so_that_the_energy_bends_with_the_coupling(embedded):

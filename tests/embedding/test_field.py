@@ -20,10 +20,11 @@ from tests.embedding.pinned import charges_of, pinned_model
 from tests.engine.builders import (
     KJ,
     ROUTES_HERE,
+    check_forces,
     energy_of,
+    evaluation,
     forces_of,
     make_context,
-    numerical_forces,
 )
 from tests.engine.test_field import set_field
 from tests.engine.toy_sources import responding_model
@@ -85,16 +86,7 @@ def test_forces_are_the_derivative_for_a_region_that_responds(shape, embedding):
     context = make_context(hybrid(solvated, responding_model(), embedding, **options), solvated.positions)
     ion_or_water = next(i for i in range(len(solvated.positions)) if i not in solvated.peptide)
     components = [(solvated.peptide[0], 0), (solvated.peptide[7], 2), (ion_or_water, 1)]
-
-    def energy(positions):
-        context.setPositions(positions)
-        return energy_of(context)
-
-    expected = numerical_forces(energy, solvated.positions, components)
-    context.setPositions(solvated.positions)
-    forces = forces_of(context)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(forces).max()
+    check_forces(evaluation(context), solvated.positions, components, 1e-5)
     change = difference(context, solvated.positions)[1][solvated.peptide]
     assert np.abs(change).max() > 1.0
 

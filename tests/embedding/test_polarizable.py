@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import openmm
 import pytest
-from openmm import unit
 
 from openmm_les import create_mixed_system
 from openmm_les.electrostatics import LatentCoulomb
@@ -15,7 +14,13 @@ from openmm_les.engine.reporters import MLForceReader
 from openmm_les.exceptions import EmbeddingError
 from tests.builders import multipole_model
 from tests.embedding.conftest import solvate
-from tests.engine.builders import ELEMENTS, ROUTES_HERE, make_context, numerical_forces
+from tests.engine.builders import (
+    ELEMENTS,
+    ROUTES_HERE,
+    check_forces,
+    evaluation,
+    make_context,
+)
 
 GROUP = 17
 TIGHT = LatentCoulomb(tolerance=1e-8)
@@ -37,19 +42,8 @@ def test_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(route):
     context = make_context(system_from_xml(openmm.XmlSerializer.serialize(system)), solvated.positions)
     water = solvated.atoms_of("HOH", count=1)
     components = [(solvated.peptide[8], 2), (water[0], 1)]
-
-    def energy(positions):
-        context.setPositions(positions)
-        state = context.getState(getEnergy=True, groups={GROUP})
-        return state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-
     context.setParameter("lambda_electrostatics", 0.7)
-    expected = numerical_forces(energy, solvated.positions, components)
-    context.setPositions(solvated.positions)
-    forces = context.getState(getForces=True, groups={GROUP}).getForces(asNumpy=True)
-    forces = forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
-    found = np.array([forces[i, k] for i, k in components])
-    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(forces).max())
+    check_forces(evaluation(context, {GROUP}), solvated.positions, components, 2e-6)
     charges, dipoles = MLForceReader(system).moments(solvated.positions, solvated.box)
     assert dipoles.shape == (len(charges), 3) and np.abs(dipoles).max() > 1e-3
 

@@ -14,7 +14,14 @@ from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.files import system_from_xml
 from openmm_les.exceptions import EmbeddingError
 from tests.embedding.conftest import create_mm_system, solvate
-from tests.engine.builders import ROUTES_HERE, energy_of, forces_of, make_context, numerical_forces
+from tests.engine.builders import (
+    ROUTES_HERE,
+    check_forces,
+    energy_of,
+    evaluation,
+    forces_of,
+    make_context,
+)
 
 REGIONS = {
     "peptide": (("ACE", "ALA", "NME"), None),
@@ -113,17 +120,8 @@ def test_between_the_ends_forces_are_derivatives(solvated, model, route):
     context.setParameter("lambda_interpolate", 0.4)
     context.setParameter("lambda_electrostatics", 0.7)
     water = solvated.atoms_of("HOH", count=1)
-
-    def energy(positions):
-        context.setPositions(positions)
-        return energy_of(context)
-
     components = [(solvated.peptide[3], 1), (solvated.peptide[8], 0), (water[1], 2)]
-    expected = numerical_forces(energy, solvated.positions, components)
-    context.setPositions(solvated.positions)
-    forces = forces_of(context)
-    found = np.array([forces[i, k] for i, k in components])
-    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(forces).max())
+    check_forces(evaluation(context), solvated.positions, components, 2e-6)
 
 
 def test_energies_of_several_states(solvated, model):

@@ -112,6 +112,16 @@ def forces_of(context: openmm.Context) -> np.ndarray:
     return forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
 
 
+def run_module(module, positions, box=None, *more):
+    """Energy and forces of a module of the boundary, as numpy; ``more`` are its parameters."""
+    arguments = [torch.tensor(positions)]
+    if box is not None:
+        arguments.append(torch.as_tensor(box))
+    energy, forces = module(*arguments, *(torch.as_tensor(x, dtype=torch.float64) for x in more))
+    # A script may keep the record of gradients on what it returns.
+    return float(energy.detach()), forces.detach().numpy()
+
+
 def numerical_forces(energy, positions: np.ndarray, components: list[tuple[int, int]]) -> np.ndarray:
     """Central differences of ``energy(positions)`` for (atom, axis) pairs, fourth order."""
     step = 2e-4
@@ -124,3 +134,29 @@ def numerical_forces(energy, positions: np.ndarray, components: list[tuple[int, 
             values.append(energy(moved))
         found.append(-(values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step))
     return np.array(found)
+
+
+def evaluation(context: openmm.Context, groups: set[int] | int = -1):
+    """Function of positions (nm) that gives a context's energy and forces, of force groups (-1 = all)."""
+
+    def evaluate(positions: np.ndarray) -> tuple[float, np.ndarray]:
+        context.setPositions(positions)
+        state = context.getState(energy=True, forces=True, groups=groups)
+        forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        return state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole), forces
+
+    return evaluate
+
+
+def check_forces(
+    evaluate, positions: np.ndarray, components: list[tuple[int, int]], tolerance: float
+) -> np.ndarray:
+    """All forces at ``positions``, of which (atom, axis) pairs are checked against the energy.
+
+    ``evaluate`` gives energy and forces at positions; ``tolerance`` is a share of the largest force.
+    """
+    expected = numerical_forces(lambda x: evaluate(x)[0], positions, components)
+    _, forces = evaluate(positions)
+    found = np.array([forces[i, k] for i, k in components])
+    assert np.abs(found - expected).max() < tolerance * np.abs(forces).max()
+    return forces

@@ -12,7 +12,13 @@ from openmm_les.engine.compile import freeze
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.pairs import DENSE_LIMIT, CellListPairs, DensePairs, make_pairs
 from openmm_les.units import ANGSTROM_PER_NM, COULOMB_CONSTANT, KJ_PER_MOL_PER_EV
-from tests.engine.builders import BOXES, numerical_forces, quiet_model, water_and_formamide
+from tests.engine.builders import (
+    BOXES,
+    check_forces,
+    quiet_model,
+    run_module,
+    water_and_formamide,
+)
 
 POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
 CHARGES = [0.0, 0.0]
@@ -21,16 +27,6 @@ CHARGES = [0.0, 0.0]
 def make_force(box, dtype=torch.float64, atoms=None, **settings):
     kind = IsolatedForce if box is None else PeriodicForce
     return kind(quiet_model(**settings), NUMBERS, MOLECULES, CHARGES, atoms, dtype)
-
-
-def run(force, positions, box=None, *more):
-    """Energy and forces as numpy."""
-    arguments = [torch.tensor(positions)]
-    if box is not None:
-        arguments.append(torch.as_tensor(box))
-    energy, forces = force(*arguments, *more)
-    # A script may keep the record of gradients on what it returns.
-    return float(energy.detach()), forces.detach().numpy()
 
 
 @pytest.fixture(scope="module", params=BOXES)
@@ -45,7 +41,7 @@ def frozen(box):
 
 
 def test_units_and_numbers_are_those_of_the_model(box):
-    energy, forces = run(make_force(box), POSITIONS, box)
+    energy, forces = run_module(make_force(box), POSITIONS, box)
     cell = None if box is None else box * ANGSTROM_PER_NM
     expected = quiet_model().evaluate(POSITIONS * ANGSTROM_PER_NM, np.array(NUMBERS), cell)
     assert energy == pytest.approx(expected.energy * KJ_PER_MOL_PER_EV, rel=1e-12)
@@ -54,10 +50,7 @@ def test_units_and_numbers_are_those_of_the_model(box):
 
 def test_frozen_forces_are_the_derivative_of_the_frozen_energy(frozen, box):
     components = [(0, 0), (1, 1), (3, 2), (5, 0), (8, 1)]
-    expected = numerical_forces(lambda x: run(frozen, x, box)[0], POSITIONS, components)
-    _, forces = run(frozen, POSITIONS, box)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(forces).max()
+    check_forces(lambda x: run_module(frozen, x, box), POSITIONS, components, 1e-5)
     # Charges move with the atoms, and this must be seen: without it the forces are far off.
     model = quiet_model()
     charges = model.evaluate(POSITIONS * 10, np.array(NUMBERS)).latent_charges
@@ -72,16 +65,13 @@ def test_forces_are_the_derivative_on_a_mesh_too(name):
     force = PeriodicForce(model, NUMBERS, MOLECULES, CHARGES, dtype=torch.float64)
     # The first atom is the one near which the origin is put.
     components = [(0, 0), (0, 1), (5, 2)]
-    expected = numerical_forces(lambda x: run(force, x, box)[0], POSITIONS, components)
-    _, forces = run(force, POSITIONS, box)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-6 * np.abs(forces).max()
+    check_forces(lambda x: run_module(force, x, box), POSITIONS, components, 1e-6)
 
 
 def test_frozen_equals_eager_over_repeated_calls(frozen, box):
-    energy, forces = run(make_force(box), POSITIONS, box)
+    energy, forces = run_module(make_force(box), POSITIONS, box)
     for _ in range(4):  # TorchScript rewrites itself after the first two
-        other, other_forces = run(frozen, POSITIONS, box)
+        other, other_forces = run_module(frozen, POSITIONS, box)
         assert other == pytest.approx(energy, rel=1e-12)
         np.testing.assert_allclose(other_forces, forces, atol=1e-9 * np.abs(forces).max())
     assert frozen(*(torch.tensor(a) for a in (POSITIONS, box) if a is not None))[1].is_contiguous()
@@ -91,20 +81,20 @@ def test_a_subset_sees_only_its_atoms(box):
     places = [2, 3, 4, 7, 8, 9, 10, 11, 12]
     particles = np.random.default_rng(3).random((14, 3))
     particles[places] = POSITIONS
-    energy, forces = run(make_force(box), POSITIONS, box)
-    found, found_forces = run(make_force(box, atoms=places), particles, box)
+    energy, forces = run_module(make_force(box), POSITIONS, box)
+    found, found_forces = run_module(make_force(box, atoms=places), particles, box)
     assert found == energy
     np.testing.assert_array_equal(found_forces[places], forces)
     others = sorted(set(range(14)) - set(places))
     assert (found_forces[others] == 0.0).all()
     particles[others] += 0.3
-    assert run(make_force(box, atoms=places), particles, box)[0] == energy
+    assert run_module(make_force(box, atoms=places), particles, box)[0] == energy
 
 
 @pytest.mark.parametrize("drift", [0.0, 500.0])
 def test_single_precision_stays_close_however_far_atoms_drift(box, drift):
-    energy, forces = run(make_force(box), POSITIONS, box)
-    found, found_forces = run(make_force(box, torch.float32), POSITIONS + drift, box)
+    energy, forces = run_module(make_force(box), POSITIONS, box)
+    found, found_forces = run_module(make_force(box, torch.float32), POSITIONS + drift, box)
     # Single precision: 1e-7 of short-range energies of about 100 kJ/mol, after 2e6 of references.
     assert found == pytest.approx(energy, abs=1e-2)
     np.testing.assert_allclose(found_forces, forces, atol=2e-4 * np.abs(forces).max())
@@ -114,24 +104,24 @@ def test_single_precision_stays_close_however_far_atoms_drift(box, drift):
 def test_an_atom_moved_by_a_box_vector_changes_nothing(name):
     box = BOXES[name]
     force = make_force(box)
-    energy, forces = run(force, POSITIONS, box)
+    energy, forces = run_module(force, POSITIONS, box)
     moved = POSITIONS.copy()
     moved[1] += box[0] - 2 * box[2]
     moved[6] -= box[1]
-    found, found_forces = run(force, moved, box)
+    found, found_forces = run_module(force, moved, box)
     assert found == pytest.approx(energy, rel=1e-12)
     np.testing.assert_allclose(found_forces, forces, atol=1e-7)
 
 
 def test_lambda_scales_energy_and_forces(frozen, box):
-    energy, forces = run(frozen, POSITIONS, box)
-    quarter, quarter_forces = run(frozen, POSITIONS, box, torch.tensor(0.25))
+    energy, forces = run_module(frozen, POSITIONS, box)
+    quarter, quarter_forces = run_module(frozen, POSITIONS, box, torch.tensor(0.25))
     assert quarter == pytest.approx(0.25 * energy, rel=1e-12)
     np.testing.assert_allclose(quarter_forces, 0.25 * forces, rtol=1e-9, atol=1e-9)
 
 
 def test_lambda_zero_takes_the_model_out_even_where_it_fails(frozen, box):
-    energy, forces = run(frozen, np.zeros_like(POSITIONS), box, torch.tensor(0.0))
+    energy, forces = run_module(frozen, np.zeros_like(POSITIONS), box, torch.tensor(0.0))
     assert energy == 0.0
     assert (forces == 0.0).all()
 
@@ -141,13 +131,13 @@ def test_images_of_given_charges_are_subtracted_at_any_lambda(name):
     box = torch.tensor(BOXES[name])
     charges = np.linspace(-0.5, 0.7, 9)
     parts = (quiet_model(), NUMBERS, MOLECULES, CHARGES, None, torch.float64)
-    without = run(PeriodicForce(*parts), POSITIONS, box)
+    without = run_module(PeriodicForce(*parts), POSITIONS, box)
     script = torch.jit.script(PeriodicForce(*parts, charges))
     expected, gradient = image_sum(
         torch.tensor(10 * POSITIONS), torch.tensor(charges), 10 * box, COULOMB_CONSTANT
     )
     for strength in (0.0, 0.5, 1.0):
-        energy, forces = run(script, POSITIONS, box, torch.tensor(strength))
+        energy, forces = run_module(script, POSITIONS, box, torch.tensor(strength))
         assert energy == pytest.approx(
             strength * without[0] - float(expected) * KJ_PER_MOL_PER_EV, rel=1e-12, abs=1e-9
         )
@@ -164,14 +154,14 @@ def test_a_bad_geometry_raises_inside_the_script(value, message):
     positions[4] = value
     force = make_force(None)
     with pytest.raises(RuntimeError, match=message):
-        run(force, positions)
+        run_module(force, positions)
     # At the first call, and when TorchScript has rewritten itself: a mistake here ends the process.
     form = freeze(torch.jit.script(force))
     for calls in (0, 3):
         for _ in range(calls):
-            run(form, POSITIONS)
+            run_module(form, POSITIONS)
         with pytest.raises(torch.jit.Error, match=message):
-            run(form, positions)
+            run_module(form, positions)
 
 
 def test_unknown_elements_are_refused():
@@ -188,7 +178,7 @@ def test_the_given_model_stays_as_it_was():
 
 def test_a_lone_ion_has_an_energy():
     force = freeze(torch.jit.script(PeriodicForce(quiet_model(), [11], [0], [1.0], dtype=torch.float64)))
-    energy, forces = run(force, np.zeros((1, 3)), np.eye(3) * 2.0)
+    energy, forces = run_module(force, np.zeros((1, 3)), np.eye(3) * 2.0)
     expected = quiet_model().evaluate(np.zeros((1, 3)), np.array([11]), np.eye(3) * 20.0, 1.0)
     assert energy == pytest.approx(expected.energy * KJ_PER_MOL_PER_EV, rel=1e-12)
     assert np.abs(forces).max() < 1e-9
@@ -240,8 +230,8 @@ def test_large_systems_get_the_cell_list():
 
 def test_both_pair_searches_give_one_energy(box):
     force = make_force(box)
-    energy, forces = run(force, POSITIONS, box)
+    energy, forces = run_module(force, POSITIONS, box)
     force.pairs = CellListPairs(force.pairs.cutoff)
-    found, found_forces = run(force, POSITIONS, box)
+    found, found_forces = run_module(force, POSITIONS, box)
     assert found == pytest.approx(energy, rel=1e-12)
     np.testing.assert_allclose(found_forces, forces, atol=1e-8)

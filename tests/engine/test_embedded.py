@@ -14,7 +14,7 @@ from openmm_les.engine.embedded import (
     Surroundings,
 )
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
-from tests.engine.builders import numerical_forces, quiet_model, water_and_formamide
+from tests.engine.builders import check_forces, quiet_model, run_module, water_and_formamide
 
 POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
 BOXES = {
@@ -50,15 +50,6 @@ def make_module(box, dtype=torch.float64, settings=SETTINGS, **more):
     return kind(model, NUMBERS, MOLECULES, [0.0, 0.0], ML, dtype, surroundings(**more), settings)
 
 
-def run(module, positions, box=None, *more):
-    """Energy and forces as numpy."""
-    arguments = [torch.tensor(positions)]
-    if box is not None:
-        arguments.append(torch.as_tensor(box))
-    energy, forces = module(*arguments, *(torch.tensor(x, dtype=torch.float64) for x in more))
-    return float(energy.detach()), forces.detach().numpy()
-
-
 @pytest.fixture(scope="module", params=BOXES)
 def box(request):
     return BOXES[request.param]
@@ -74,26 +65,23 @@ def frozen(box):
 @pytest.mark.parametrize("strengths", [(), (0.35,), (0.6, 0.25)])
 def test_frozen_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(frozen, box, strengths):
     components = [(1, 0), (2, 1), (5, 2), (9, 0), (0, 1), (10, 2), (12, 0)]
-    expected = numerical_forces(lambda x: run(frozen, x, box, *strengths)[0], ALL, components)
-    _, forces = run(frozen, ALL, box, *strengths)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-6 * np.abs(forces).max()
+    forces = check_forces(lambda x: run_module(frozen, x, box, *strengths), ALL, components, 1e-6)
     assert np.abs(forces[SITES]).max() > 1.0
 
 
 def test_the_energy_is_the_model_plus_its_charges_in_the_potential(box):
     module = make_module(box)
-    energy, _ = run(module, ALL, box)
+    energy, _ = run_module(module, ALL, box)
     cell = None if box is None else box * ANGSTROM_PER_NM
     model = quiet_model().evaluate(POSITIONS * ANGSTROM_PER_NM, np.array(NUMBERS), cell)
-    alone, forces = run(module, ALL, box, 0.0)
+    alone, forces = run_module(module, ALL, box, 0.0)
     assert alone == pytest.approx(model.energy * KJ_PER_MOL_PER_EV, rel=1e-10)
     assert np.abs(forces[SITES]).max() == 0.0
-    half, _ = run(module, ALL, box, 0.5)
+    half, _ = run_module(module, ALL, box, 0.5)
     assert half - alone == pytest.approx(0.5 * (energy - alone), rel=1e-9)
-    quarter, _ = run(module, ALL, box, 1.0, 0.25)
+    quarter, _ = run_module(module, ALL, box, 1.0, 0.25)
     assert quarter == pytest.approx(0.25 * energy, rel=1e-12)
-    assert run(module, ALL, box, 1.0, 0.0) == (0.0, pytest.approx(np.zeros_like(ALL)))
+    assert run_module(module, ALL, box, 1.0, 0.0) == (0.0, pytest.approx(np.zeros_like(ALL)))
 
 
 def test_physical_charges_meet_the_surroundings():
@@ -114,18 +102,18 @@ def test_physical_charges_meet_the_surroundings():
 def test_particles_moved_by_box_vectors_change_nothing(frozen, box):
     if box is None:
         pytest.skip("isolated: there are no images")
-    energy, forces = run(frozen, ALL, box)
+    energy, forces = run_module(frozen, ALL, box)
     moved = ALL.copy()
     moved[4] += box[0] - 3 * box[2]
     moved[12] -= 2 * box[1]
-    other, other_forces = run(frozen, moved, box)
+    other, other_forces = run_module(frozen, moved, box)
     assert other == pytest.approx(energy, abs=1e-7)
     np.testing.assert_allclose(other_forces, forces, atol=1e-6)
 
 
 def test_single_precision_is_close(box):
-    energy, forces = run(make_module(box), ALL, box)
-    single, single_forces = run(make_module(box, torch.float32), ALL, box)
+    energy, forces = run_module(make_module(box), ALL, box)
+    single, single_forces = run_module(make_module(box, torch.float32), ALL, box)
     assert single == pytest.approx(energy, abs=0.02)
     np.testing.assert_allclose(single_forces, forces, atol=1e-3 * np.abs(forces).max())
 
@@ -138,20 +126,22 @@ def test_a_bare_charge_too_close_is_reported_once(box):
     script = freeze(torch.jit.script(make_module(box, settings=settings, bare=[0, 3])))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(script, ALL, box)
+        run_module(script, ALL, box)
     with pytest.warns(UserWarning, match="closer to an ML atom than the guard"):
-        run(script, near, box)
+        run_module(script, near, box)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(script, near, box)
-        run(make_module(box, settings=settings, bare=[0]), near, box)
-        run(make_module(box, settings=CouplingSettings(cutoff=7.5, guard_distance=0.0), bare=[3]), near, box)
+        run_module(script, near, box)
+        run_module(make_module(box, settings=settings, bare=[0]), near, box)
+        run_module(
+            make_module(box, settings=CouplingSettings(cutoff=7.5, guard_distance=0.0), bare=[3]), near, box
+        )
 
 
 def test_the_box_must_hold_the_cutoff():
     module = freeze(torch.jit.script(make_module(BOXES["cubic"])))
     with pytest.raises(torch.jit.Error, match="narrower than twice the cutoff"):
-        run(module, ALL, 0.85 * BOXES["cubic"])
+        run_module(module, ALL, 0.85 * BOXES["cubic"])
 
 
 def test_positions_and_energies_must_be_finite(box):
@@ -159,7 +149,7 @@ def test_positions_and_energies_must_be_finite(box):
     broken = ALL.copy()
     broken[11, 1] = np.nan
     with pytest.raises(torch.jit.Error, match="positions hold NaN"):
-        run(module, broken, box)
+        run_module(module, broken, box)
 
 
 @pytest.mark.parametrize("name", ["cutoff", "tolerance"])

@@ -17,11 +17,11 @@ from tests.engine.builders import (
     FORMAMIDE_RESIDUE,
     ROUTES_HERE,
     WATER_RESIDUE,
-    energy_of,
+    check_forces,
     equilibrating_model,
-    forces_of,
+    evaluation,
     make_context,
-    numerical_forces,
+    run_module,
     topology_of,
 )
 from tests.engine.test_embedded import (
@@ -33,7 +33,6 @@ from tests.engine.test_embedded import (
     POSITIONS,
     SETTINGS,
     SITES,
-    run,
     surroundings,
 )
 
@@ -61,10 +60,7 @@ def frozen(box):
 @pytest.mark.parametrize("strengths", [(), (0.6, 0.25)])
 def test_frozen_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(frozen, box, strengths):
     components = [(1, 0), (5, 2), (0, 1), (10, 2)]
-    expected = numerical_forces(lambda x: run(frozen, x, box, *strengths)[0], ALL, components)
-    _, forces = run(frozen, ALL, box, *strengths)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-6 * np.abs(forces).max()
+    forces = check_forces(lambda x: run_module(frozen, x, box, *strengths), ALL, components, 1e-6)
     assert np.abs(forces[SITES]).max() > 1.0
 
 
@@ -86,7 +82,7 @@ def test_the_region_is_polarised(box):
     spent = float(terms.latent) - alone.energy_long_range
     assert spent > 1e-3
     assert float(unmoved.energy) - float(terms.coupling) == pytest.approx(2.0 * spent, rel=1e-6)
-    energy, _ = run(module, ALL, box)
+    energy, _ = run_module(module, ALL, box)
     total = float(terms.short_range) + float(terms.latent) + float(terms.coupling)
     assert energy == pytest.approx(total * KJ_PER_MOL_PER_EV, rel=1e-10)
 
@@ -95,7 +91,7 @@ def test_without_coupling_the_region_is_as_in_vacuum(box):
     module = make_module(box)
     cell = None if box is None else box * ANGSTROM_PER_NM
     alone = equilibrating_model().evaluate(POSITIONS * ANGSTROM_PER_NM, np.array(NUMBERS), cell)
-    energy, forces = run(module, ALL, box, 0.0)
+    energy, forces = run_module(module, ALL, box, 0.0)
     assert energy == pytest.approx(alone.energy * KJ_PER_MOL_PER_EV, rel=1e-10)
     assert np.abs(forces[SITES]).max() == 0.0
     np.testing.assert_allclose(forces[ML], alone.forces * KJ_PER_MOL_PER_EV * ANGSTROM_PER_NM, atol=1e-5)
@@ -117,8 +113,8 @@ def test_an_ion_draws_charge_towards_it():
 
 
 def test_single_precision_is_close(box):
-    energy, forces = run(make_module(box), ALL, box)
-    single, single_forces = run(make_module(box, dtype=torch.float32), ALL, box)
+    energy, forces = run_module(make_module(box), ALL, box)
+    single, single_forces = run_module(make_module(box, dtype=torch.float32), ALL, box)
     assert single == pytest.approx(energy, abs=0.02)
     np.testing.assert_allclose(single_forces, forces, atol=1e-3 * np.abs(forces).max())
 
@@ -133,14 +129,4 @@ def test_openmm_forces_are_the_slope_of_its_energy(route):
     system = create_system(topology, equilibrating_model(), route=route, precision="double")
     system = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
     context = make_context(system, POSITIONS)
-
-    def energy(positions):
-        context.setPositions(positions)
-        return energy_of(context)
-
-    components = [(0, 0), (5, 2)]
-    expected = numerical_forces(energy, POSITIONS, components)
-    context.setPositions(POSITIONS)
-    forces = forces_of(context)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(forces).max()
+    check_forces(evaluation(context), POSITIONS, [(0, 0), (5, 2)], 1e-5)

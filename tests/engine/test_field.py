@@ -34,7 +34,9 @@ from tests.engine.builders import (
     KJ,
     ROUTES_HERE,
     WATER_RESIDUE,
+    check_forces,
     energy_of,
+    evaluation,
     forces_of,
     make_context,
     numerical_forces,
@@ -382,15 +384,7 @@ def test_charge_that_flows_between_molecules_has_no_dipole_in_a_box():
     # Isolated it may flow: all molecules share one reference.
     context = make_context(field_system(model), POSITIONS)
     components = [(0, 0), (4, 2)]
-
-    def energy(positions):
-        context.setPositions(positions)
-        return energy_of(context)
-
-    expected = numerical_forces(energy, POSITIONS, components)
-    context.setPositions(POSITIONS)
-    found = np.array([forces_of(context)[i, k] for i, k in components])
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(forces_of(context)).max())
+    check_forces(evaluation(context), POSITIONS, components, 1e-5)
 
 
 def test_what_a_field_needs():

@@ -17,10 +17,11 @@ from tests.engine.builders import (
     FORMAMIDE_RESIDUE,
     ROUTES_HERE,
     WATER_RESIDUE,
+    check_forces,
     energy_of,
+    evaluation,
     forces_of,
     make_context,
-    numerical_forces,
     quiet_model,
     topology_of,
     water_and_formamide,
@@ -62,16 +63,8 @@ def test_energy_and_forces_are_those_of_the_eager_model(context, box):
 
 
 def test_forces_are_the_derivative_of_the_energy_in_openmm(context):
-    def energy(positions):
-        context.setPositions(positions)
-        return energy_of(context)
-
     components = [(0, 0), (2, 1), (4, 2), (8, 0)]
-    expected = numerical_forces(energy, POSITIONS, components)
-    context.setPositions(POSITIONS)
-    forces = forces_of(context)
-    found = np.array([forces[i, k] for i, k in components])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(forces).max()
+    check_forces(evaluation(context), POSITIONS, components, 1e-5)
 
 
 def test_lambda_interpolate_scales_the_energy(context):
@@ -161,21 +154,7 @@ def test_a_box_of_water_runs_with_the_cell_list():
     topology = topology_of([WATER_RESIDUE] * side**3, box)
     system = create_system(topology, quiet_model(), precision="double")
     context = make_context(system, positions, "CPU")
-    first, rest = numerical_forces_of(context, positions, [(0, 0), (200, 2)])
-    assert np.abs(first - rest).max() < 1e-4 * np.abs(forces_of(context)).max()
-
-
-def numerical_forces_of(context, positions, components):
-    """Forces by central differences and as given."""
-
-    def energy(moved):
-        context.setPositions(moved)
-        return energy_of(context)
-
-    expected = numerical_forces(energy, positions, components)
-    context.setPositions(positions)
-    forces = forces_of(context)
-    return expected, np.array([forces[i, k] for i, k in components])
+    check_forces(evaluation(context), positions, [(0, 0), (200, 2)], 1e-4)
 
 
 def test_what_a_system_is_made_of():

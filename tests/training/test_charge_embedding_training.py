@@ -1,31 +1,20 @@
 from __future__ import annotations
 
-import csv
-import io
+from functools import partial
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from openmm_les.exceptions import DataError
 from openmm_les.models.checkpoint import load_model
-from openmm_les.training.recorder import LOG
-from openmm_les.training.settings import TrainingSettings
-from openmm_les.training.trainer import MODEL, train
+from openmm_les.training.trainer import MODEL
 from tests.builders import WATER, WATER_NUMBERS
-from tests.training.test_trainer import SMALL
+from tests.training.test_trainer import logged_run
 from tests.training.toy import toy_configurations, write_hdf5
 
 GAP = 3.0  # eV, between waters and their cations
 
-
-def run(data, directory, **settings):
-    """Log of a run without words."""
-    settings = {"max_steps": 20, "validate_every": 10, **SMALL, **settings}
-    console = Console(file=io.StringIO(), width=200)
-    assert train(TrainingSettings(data=(str(data),), **settings), directory, console=console)
-    with (directory / LOG).open() as file:
-        return list(csv.DictReader(file))
+run = partial(logged_run, max_steps=20, validate_every=10)
 
 
 @pytest.fixture(scope="module")

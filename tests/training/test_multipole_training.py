@@ -1,31 +1,20 @@
 from __future__ import annotations
 
-import csv
-import io
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from openmm_les.exceptions import DataError
 from openmm_les.models.checkpoint import load_model
 from openmm_les.models.multipole_sources import MultipoleSources
 from openmm_les.training.evaluation import evaluate_model
-from openmm_les.training.recorder import LOG
-from openmm_les.training.settings import TrainingSettings
-from openmm_les.training.trainer import MODEL, train
-from tests.training.test_trainer import SMALL
+from openmm_les.training.trainer import MODEL
+from tests.training.test_trainer import logged_run
 from tests.training.toy import toy_configurations, write_hdf5
 
-
-def run(data: str, directory, **settings) -> list[dict[str, str]]:
-    """Log of a run without words."""
-    settings = {"max_steps": 20, "validate_every": 10, "charge_start": 0.2, **SMALL, **settings}
-    console = Console(file=io.StringIO(), width=200)
-    assert train(TrainingSettings(data=(data,), **settings), directory, console=console)
-    with (directory / LOG).open() as file:
-        return list(csv.DictReader(file))
+run = partial(logged_run, max_steps=20, validate_every=10, charge_start=0.2)
 
 
 @pytest.fixture(scope="module")

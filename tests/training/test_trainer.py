@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ def _quiet() -> Console:
 def _rows(directory):
     with (directory / LOG).open() as file:
         return list(csv.DictReader(file))
+
+
+def logged_run(data: str | Path, directory: Path, **settings: object) -> list[dict[str, str]]:
+    """Log of a small run that says nothing on the screen."""
+    assert train(TrainingSettings(data=(str(data),), **{**SMALL, **settings}), directory, console=_quiet())
+    return _rows(directory)
 
 
 def _weights(directory):
