@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import openmm
 import torch
 from openmm import app, unit
 
 from openmm_les.electrostatics import LatentCoulomb
+from openmm_les.engine.files import save_system
 from openmm_les.engine.routes import available_routes
 from openmm_les.models.equilibration import ChargeEquilibration
 from openmm_les.models.equivariant import EquivariantBackbone
@@ -104,6 +109,31 @@ def make_context(system: openmm.System, positions: np.ndarray, platform: str = "
 def energy_of(context: openmm.Context) -> float:
     """Potential energy, kJ/mol."""
     return context.getState(getEnergy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+
+
+READER = """
+import sys, numpy, openmm
+from openmm_les.engine.files import load_system
+context = openmm.Context(load_system(sys.argv[1]), openmm.VerletIntegrator(0.001),
+                         openmm.Platform.getPlatformByName("Reference"))
+context.setPositions(numpy.load(sys.argv[2]))
+print(context.getState(getEnergy=True).getPotentialEnergy()._value)
+"""
+
+
+def energy_in_another_process(system: openmm.System, positions: np.ndarray, folder: Path) -> float:
+    """Potential energy, kJ/mol, where Python has nothing but the system's file in ``folder``."""
+    path, coordinates = folder / "system.xml", folder / "positions.npy"
+    save_system(system, path)
+    np.save(coordinates, positions)
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(path), str(coordinates)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
 
 
 def forces_of(context: openmm.Context) -> np.ndarray:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import openmm
 import pytest
 from openmm import unit
 
-from openmm_les.engine.files import load_system, save_system, system_from_xml
+from openmm_les.engine.files import load_system, system_from_xml
 from openmm_les.engine.system import create_system
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
@@ -18,6 +15,7 @@ from tests.engine.builders import (
     ROUTES_HERE,
     WATER_RESIDUE,
     check_forces,
+    energy_in_another_process,
     energy_of,
     evaluation,
     forces_of,
@@ -99,26 +97,9 @@ def test_xml_round_trip(system):
 def test_a_saved_system_runs_in_another_process(route, tmp_path):
     box = BOXES["triclinic"]
     system = create_system(topology_of(RESIDUES, box), quiet_model(), route, precision="double")
-    path, coordinates = tmp_path / "system.xml", tmp_path / "positions.npy"
-    save_system(system, path)
-    np.save(coordinates, POSITIONS)
-    code = (
-        "import sys, numpy, openmm\n"
-        "from openmm_les.engine.files import load_system\n"
-        "context = openmm.Context(load_system(sys.argv[1]), openmm.VerletIntegrator(0.001),"
-        " openmm.Platform.getPlatformByName('Reference'))\n"
-        "context.setPositions(numpy.load(sys.argv[2]))\n"
-        "print(context.getState(getEnergy=True).getPotentialEnergy()._value)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(coordinates)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == pytest.approx(energy_of(make_context(system, POSITIONS)), rel=1e-12)
-    assert energy_of(make_context(load_system(path), POSITIONS)) == float(done.stdout)
+    found = energy_in_another_process(system, POSITIONS, tmp_path)
+    assert found == pytest.approx(energy_of(make_context(system, POSITIONS)), rel=1e-12)
+    assert energy_of(make_context(load_system(tmp_path / "system.xml"), POSITIONS)) == found
 
 
 def test_single_precision_on_the_cpu_platform(route):
