@@ -82,7 +82,7 @@ def train(
         bool, typer.Option("--latent-dipoles", help="Latent dipoles beside the charges.")
     ] = False,
     latent_quadrupoles: Annotated[
-        bool, typer.Option("--latent-quadrupoles", help="Latent quadrupoles, too; no mesh takes them.")
+        bool, typer.Option("--latent-quadrupoles", help="Latent quadrupoles, too.")
     ] = False,
     polarizability: Annotated[
         str, typer.Option(help="isotropic or tensor: dipoles that fields induce.", show_default=False)

@@ -1,12 +1,12 @@
 """Coulomb sums of Gaussian charges; torch only, no units of its own, no models, no OpenMM."""
 
 from openmm_les.electrostatics.coupling import ChargeCoupling
-from openmm_les.electrostatics.dipole_mesh import DipoleMesh
 from openmm_les.electrostatics.ewald import ewald_energy, ewald_sum
 from openmm_les.electrostatics.images import image_sum
 from openmm_les.electrostatics.induction import PolarizableMultipoles, polarizability_bound
 from openmm_les.electrostatics.isolated import isolated_energy, isolated_sum
 from openmm_les.electrostatics.latent import latent_ewald
+from openmm_les.electrostatics.multipole_mesh import MultipoleMesh
 from openmm_les.electrostatics.multipole_solver import LatentMultipoles
 from openmm_les.electrostatics.multipoles import (
     MultipoleSum,
@@ -18,9 +18,9 @@ from openmm_les.electrostatics.solver import LatentCoulomb
 
 __all__ = [
     "ChargeCoupling",
-    "DipoleMesh",
     "LatentCoulomb",
     "LatentMultipoles",
+    "MultipoleMesh",
     "MultipoleSum",
     "ParticleMesh",
     "PolarizableMultipoles",

@@ -138,7 +138,7 @@ class MeshTables(nn.Module):
         self.smearing = float(smearing)
         self.coulomb_constant = float(coulomb_constant)
         self.k_cutoff = k_cutoff
-        self.order, self.spacing = tune_mesh(tolerance, smearing)
+        self.order, self.spacing = tune_mesh(tolerance, smearing, derivatives)
         self.register_buffer("table", spline_table(self.order, derivatives), persistent=False)
         # The cell of the last call and its tables. No buffers: their shapes follow the cell, and what
         # copies buffers between modules (averaging of weights, DDP) would tear them apart.

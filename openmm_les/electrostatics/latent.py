@@ -86,7 +86,7 @@ def latent_ewald(
     tolerance : error of the forces over the forces (root mean squares, in a molecular liquid)
         that the mesh may make; energies are a hundred times better. The exact sum stays far below
     dipoles : [n_atoms, 3], e·Å, Gaussians of the same width; None = charges alone
-    quadrupoles : [n_atoms, 3, 3], e·Å², symmetric second moments, beside ``dipoles``; not on the mesh
+    quadrupoles : [n_atoms, 3, 3], e·Å², symmetric second moments, beside ``dipoles``
 
     Returns
     -------

@@ -7,7 +7,7 @@ from typing import Optional
 
 from torch import Tensor, nn
 
-from openmm_les.electrostatics.dipole_mesh import DipoleMesh
+from openmm_les.electrostatics.multipole_mesh import MultipoleMesh
 from openmm_les.electrostatics.multipoles import (
     MultipoleSum,
     ewald_multipole_sum,
@@ -38,7 +38,8 @@ class LatentMultipoles(nn.Module):
         self.charges = LatentCoulomb(
             smearing, coulomb_constant, k_cutoff, self_interaction, tolerance, method
         )
-        self.mesh = DipoleMesh(smearing, coulomb_constant, k_cutoff, tolerance)
+        self.mesh = MultipoleMesh(smearing, coulomb_constant, k_cutoff, tolerance)
+        self.quadrupole_mesh = MultipoleMesh(smearing, coulomb_constant, k_cutoff, tolerance, True)
 
     def forward(
         self,
@@ -48,11 +49,11 @@ class LatentMultipoles(nn.Module):
         quadrupoles: Optional[Tensor],
         cell: Optional[Tensor],
     ) -> MultipoleSum:
-        """Energy, potential, gradient and field, all differentiable.
+        """Energy, potential, gradient, field and, with quadrupoles, curvature, all differentiable.
 
         ``positions`` [n_atoms, 3] in Å, ``charges`` [n_atoms] in e, ``dipoles`` [n_atoms, 3] in e·Å,
-        ``quadrupoles`` [n_atoms, 3, 3] in e·Å² or None (the mesh takes none: "auto" is then the exact
-        sum), ``cell`` [3, 3] in Å or None. Raises ValueError where the method does not fit them.
+        ``quadrupoles`` [n_atoms, 3, 3] in e·Å² or None, ``cell`` [3, 3] in Å or None. Raises ValueError
+        where the method does not fit the cell.
         """
         settings = self.charges
         settings.check_method(cell)
@@ -60,8 +61,11 @@ class LatentMultipoles(nn.Module):
             result = isolated_multipole_sum(
                 positions, charges, dipoles, quadrupoles, settings.smearing, settings.coulomb_constant
             )
-        elif self.takes_mesh(charges.shape[0], quadrupoles is not None, cell):
-            result = self.mesh(positions, charges, dipoles, cell)
+        elif settings.takes_mesh(charges.shape[0], cell):
+            if quadrupoles is None:
+                result = self.mesh(positions, charges, dipoles, None, cell)
+            else:
+                result = self.quadrupole_mesh(positions, charges, dipoles, quadrupoles, cell)
         else:
             result = ewald_multipole_sum(
                 positions,
@@ -88,14 +92,6 @@ class LatentMultipoles(nn.Module):
                 curvature,
             )
         return result
-
-    def takes_mesh(self, n_atoms: int, has_quadrupoles: bool, cell: Tensor) -> bool:
-        """Whether the method, or "auto" for so many atoms in this cell, is the mesh."""
-        if has_quadrupoles:
-            if self.charges.method == "pme":
-                raise ValueError("`method='pme'` takes no quadrupoles; use 'ewald' or 'auto'")
-            return False
-        return self.charges.takes_mesh(n_atoms, cell)
 
 
 __all__ = ["LatentMultipoles"]

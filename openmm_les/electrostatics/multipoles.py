@@ -29,7 +29,8 @@ class MultipoleSum(NamedTuple):
     field: Tensor
     """[n_atoms, 3], eV/(e Å), -dE/du"""
     curvature: Optional[Tensor]
-    """[n_atoms, 3, 3], eV/(e Å²), 2 dE/dQ, second derivatives of the potential; None from a mesh"""
+    """[n_atoms, 3, 3], eV/(e Å²), 2 dE/dQ, second derivatives of the potential; None where a mesh has no
+    quadrupoles"""
 
 
 def multipole_self_sum(

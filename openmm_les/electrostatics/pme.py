@@ -109,13 +109,11 @@ def pme_sum(
         influence = influence_function(cell, mesh, order, width, coulomb_constant, k_cutoff)
     if self_terms is None:
         self_terms = mesh_self_terms(influence, mesh, order)
-    energy, potential, derivatives, to_mesh = mesh_sum(
-        positions, charges, None, cell, mesh, table, influence, self_terms
-    )
+    found = mesh_sum(positions, charges, None, None, cell, mesh, table, influence, self_terms)
     self_potential = charges * (2.0 * coulomb_constant / (math.sqrt(2.0 * math.pi) * width))
-    potential = potential - self_potential
-    gradient = charges.unsqueeze(1) * (derivatives.t() @ to_mesh.t())
-    energy = energy - 0.5 * (charges * self_potential).sum()
+    potential = found.potential - self_potential
+    gradient = found.gradient.t() @ found.to_mesh.t()
+    energy = found.energy - 0.5 * (charges * self_potential).sum()
     if alpha is not None and pairs is not None:
         near, near_gradient = split_pair_sum(positions, charges, cell, smearing, alpha, pairs)
         # Gaussians of both widths leave out k = 0; the difference of their limits is constant.

@@ -149,13 +149,14 @@ def widest_spacing(order: int, tolerance: float, width: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def tune_mesh(tolerance: float, width: float) -> Tuple[int, float]:
+def tune_mesh(tolerance: float, width: float, derivatives: int = 1) -> Tuple[int, float]:
     """Order of the splines and mesh spacing (Å) that reach a tolerance at the least cost.
 
     Parameters
     ----------
     tolerance : error of the forces over the forces, root mean squares, in a molecular liquid
     width : Å, of the Gaussians on the mesh
+    derivatives : of the splines that are used: the order makes all of them continuous
 
     Notes
     -----
@@ -163,7 +164,7 @@ def tune_mesh(tolerance: float, width: float) -> Tuple[int, float]:
     precision for one node of an atom and one point of the mesh (about 8 ns each).
     """
     best, chosen = math.inf, (HIGHEST_ORDER, 0.05 * width)
-    for order in range(LOWEST_ORDER, HIGHEST_ORDER + 1):
+    for order in range(max(LOWEST_ORDER, derivatives + 2), HIGHEST_ORDER + 1):
         spacing = widest_spacing(order, tolerance, width)
         cost = order**3 + 1.0 / (LIQUID_DENSITY * spacing**3)
         if cost < best:

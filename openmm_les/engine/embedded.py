@@ -1,7 +1,7 @@
 """The force of an ML region among MM charges: model, and its charges in the others' potential.
 
-One step evaluates the model, hands its physical charges (and dipoles, where it has them) to the
-coupling, and differentiates ``E_short + Σ (dE/dq_latent) q_latent + λ Σ Φ q_physical`` once: the
+One step evaluates the model, hands its physical charges (and dipoles and quadrupoles, where it has
+them) to the coupling, and differentiates ``E_short + Σ (dE/dq_latent) q_latent + λ Σ Φ q_physical`` once: the
 response of the charges to every position of the region is in the forces. A model that responds to
 the MM charges gets their potential and field first, and has that response in its own.
 """
@@ -20,7 +20,6 @@ from torch import Tensor
 from openmm_les.electrostatics import ChargeCoupling
 from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.engine.boundary import ForceBoundary
-from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
 from openmm_les.models.uniform_field import external_energy, field_energy, superposed
@@ -89,7 +88,7 @@ class Terms(NamedTuple):
     short_range: Tensor
     """scalar, double, eV"""
     latent: Tensor
-    """scalar, double, eV, of the latent charges (and dipoles) among themselves"""
+    """scalar, double, eV, of the latent charges (and multipoles) among themselves"""
     coupling: Tensor
     """scalar, double, eV, between physical and MM charges, at full strength"""
     charges: Tensor
@@ -120,8 +119,6 @@ class EmbeddedBoundary(ForceBoundary):
     ------
     UnknownElementError
         An element that the model was not trained on.
-    EmbeddingError
-        The model has latent quadrupoles, for which the coupling has no term.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations
@@ -140,11 +137,6 @@ class EmbeddedBoundary(ForceBoundary):
         settings: CouplingSettings,
         bonds: Sequence[tuple[int, int]] = (),
     ) -> None:
-        if getattr(model.sources, "quadrupolar", False):
-            raise EmbeddingError(
-                "electrostatic embedding has no term for latent quadrupoles among MM charges; use "
-                "embedding='mechanical', or a model with latent charges and dipoles"
-            )
         super().__init__(model, numbers, molecules, molecule_charges, atoms, dtype, None, bonds)
         self.register_buffer("mm_atoms", torch.tensor(surroundings.atoms, dtype=torch.int64))
         self.register_buffer("mm_charges", torch.tensor(surroundings.charges, dtype=torch.float64))
@@ -159,6 +151,7 @@ class EmbeddedBoundary(ForceBoundary):
             surroundings.excluded_shares,
             surroundings.bare,
             dtype,
+            model.quadrupolar,
         )
         self.term_names = ["short_range", "long_range", "ml_mm_electrostatics"]
         self.narrow_box = (
@@ -316,7 +309,10 @@ class EmbeddedBoundary(ForceBoundary):
             dipoles: Tensor | None = None
             if self.model.dipolar:
                 dipoles = prediction.latent_dipoles.clone()
-            met = self.coupling(few, charges, many, self.mm_charges, cell, dipoles)
+            quadrupoles = prediction.latent_quadrupoles
+            if quadrupoles is not None:
+                quadrupoles = quadrupoles.clone()
+            met = self.coupling(few, charges, many, self.mm_charges, cell, dipoles, quadrupoles)
             potential = strength * met.potential.to(charges.dtype)
             field = strength * met.field.to(charges.dtype)
         surrogate = short + prediction.response
@@ -327,6 +323,9 @@ class EmbeddedBoundary(ForceBoundary):
             if uniform is not None:
                 of_field = external_energy(uniform.external, physical, prediction.latent_dipoles)
                 surrogate = surrogate + of_field
+        moving = prediction.latent_quadrupoles
+        if moving is not None:  # in no model's response: they follow the geometry alone
+            surrogate = surrogate + 0.5 * strength * (met.curvature.to(self.dtype) * moving).sum()
         response = torch.autograd.grad([surrogate], [graph.positions])[0]
         assert response is not None  # narrows the type for TorchScript
         with torch.no_grad():

@@ -5,7 +5,7 @@ place `LESModel.sources` decides both instead: charges that equilibrate, dipoles
 """
 
 # Annotations are evaluated here: TorchScript cannot follow their text in Optional[External].
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from torch import Tensor
 
@@ -28,7 +28,9 @@ class LongRange(NamedTuple):
 
     Modules have the attribute ``responds`` (bool: charges or dipoles follow an external potential,
     which then must be given before; all that it does to forces beside its gradient at fixed moments is
-    then in ``response``, nothing for what it makes stationary), ``dipolar`` (bool: there are dipoles),
+    then in ``response``, nothing for what it makes stationary), ``dipolar`` and ``quadrupolar`` (bool: there
+    are dipoles, quadrupoles; these respond to nothing, and what an external potential does to them is not
+    in ``response``),
     ``equivariants`` (rank of the `BackboneOutput` that it reads), the method ``moments(atoms, graph)``
     for physical charges and dipoles without an external potential (differentiable where gradients are
     recorded), and ``config()`` for checkpoints: the arguments of the constructor except
@@ -47,6 +49,8 @@ class LongRange(NamedTuple):
     """scalar, eV; see `Prediction.response`"""
     gradients: Tensor
     """[n_atoms, 3], eV/Å; see `Prediction.gradients`"""
+    quadrupoles: Optional[Tensor] = None
+    """[n_atoms, 3, 3], e·Å², latent, symmetric second moments; None where there are none"""
 
 
 __all__ = ["External", "LongRange"]

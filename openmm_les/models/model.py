@@ -39,6 +39,8 @@ class Prediction(NamedTuple):
     dipoles) of the atoms, the part that `gradients` leaves out"""
     gradients: Tensor
     """[n_atoms, 3], eV/Å, of the long-range energy at fixed charges (and dipoles)"""
+    latent_quadrupoles: Optional[Tensor] = None
+    """[n_atoms, 3, 3], e·Å², of a model that is ``quadrupolar``"""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,13 @@ class LESModel(nn.Module):
         else:
             found = self.sum_of_charges(atoms, graph, differentiable)
         return Prediction(
-            short, found.energies, found.charges, found.dipoles, found.response, found.gradients
+            short,
+            found.energies,
+            found.charges,
+            found.dipoles,
+            found.response,
+            found.gradients,
+            found.quadrupoles,
         )
 
     def sum_of_charges(self, atoms: BackboneOutput, graph: Graph, differentiable: bool) -> LongRange:
@@ -252,6 +260,7 @@ class LESModel(nn.Module):
         self.sources = sources
         self.responds = bool(getattr(sources, "responds", False))
         self.dipolar = bool(getattr(sources, "dipolar", False))
+        self.quadrupolar = bool(getattr(sources, "quadrupolar", False))
 
     @torch.jit.unused
     def check_elements(self, numbers: Union[Sequence[int], np.ndarray]) -> None:

@@ -40,7 +40,7 @@ class MultipoleSources(nn.Module):
     elements : atomic numbers
     n_features, n_equivariants : of the backbone; see `BackboneOutput`
     dipoles : latent dipoles, from the backbone's vectors
-    quadrupoles : latent quadrupoles, from its tensors; in a cell by the exact sum, no mesh takes them
+    quadrupoles : latent quadrupoles, from its tensors
     polarizability : "" = none, "isotropic" or "tensor" (from the backbone's tensors), positive
         definite and bounded, see `InversePolarizability`
     induction : "mutual": induced dipoles feel each other; "direct": permanent moments and external
@@ -194,6 +194,7 @@ class MultipoleSources(nn.Module):
             moments.dipoles + dipoles,
             response,
             torch.cat(gradients),
+            quadrupoles,
         )
 
     @torch.jit.export

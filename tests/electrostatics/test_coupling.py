@@ -7,10 +7,12 @@ import torch
 
 from openmm_les.electrostatics import ChargeCoupling, ewald_sum, image_sum
 from openmm_les.electrostatics.bsplines import spline_table
-from openmm_les.electrostatics.coupling import coupling_mesh
+from openmm_les.electrostatics.coupling_mesh import coupling_mesh
+from openmm_les.electrostatics.coupling_pairs import Sites
 from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.electrostatics.influence import influence_function
 from openmm_les.neighbors import perpendicular_widths
+from tests.electrostatics.test_multipoles import as_charges
 
 KE = 14.399645
 CELLS = {
@@ -105,11 +107,12 @@ def test_action_equals_reaction_on_the_mesh(reference):
     mesh = [30, 32, 36]
     table = spline_table(5, 1)
     more = (cell, mesh, table, influence_function(cell, mesh, 5, 2.0, KE))
-    one = coupling_mesh(gaussians, charges, points, point_charges, *more)
-    other = coupling_mesh(points, point_charges, gaussians, charges, *more)
-    assert (charges * one[0]).sum() == pytest.approx(float((point_charges * other[0]).sum()), rel=1e-12)
-    torch.testing.assert_close(one[1], other[2])
-    torch.testing.assert_close(one[2], other[1])
+    one = coupling_mesh(Sites(gaussians, charges, None, None), points, point_charges, *more)
+    other = coupling_mesh(Sites(points, point_charges, None, None), gaussians, charges, *more)
+    energy = float((point_charges * other.potential).sum())
+    assert (charges * one.potential).sum() == pytest.approx(energy, rel=1e-12)
+    torch.testing.assert_close(one.gradient, other.point_gradient)
+    torch.testing.assert_close(one.point_gradient, other.gradient)
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-7])
@@ -141,20 +144,101 @@ def test_dipoles_are_pairs_of_charges(periodic, tolerance):
     assert (-(found.field * axes).sum(1) - slope).abs().max() < 20 * max(tolerance, 1e-6) * slope.abs().max()
 
 
-def test_forces_on_dipoles_are_the_derivative_of_the_energy():
-    gaussians, charges, points, point_charges, cell = sets(CELLS["triclinic"])
-    dipoles = 0.4 * torch.randn(
-        *gaussians.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5)
+def moments_of(n, seed=5):
+    """Dipoles and quadrupoles, these with traces."""
+    generator = torch.Generator().manual_seed(seed)
+    dipoles = 0.4 * torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    halves = 0.2 * torch.randn(n, 3, 3, generator=generator, dtype=torch.float64)
+    return dipoles, halves + halves.transpose(1, 2)
+
+
+@pytest.mark.parametrize("shape", CELLS)
+@pytest.mark.parametrize(("tolerance", "bound"), [(5e-4, 2e-3), (1e-5, 1e-4), (1e-7, 3e-6)])
+def test_multipoles_on_the_mesh_are_those_of_the_plain_sum(shape, tolerance, bound):
+    """Potential, slope, curvature and gradients by derivatives of the direct sum.
+
+    What pairs leave out at the cutoff counts more in third derivatives, the more the tighter."""
+    gaussians, charges, points, point_charges, cell = sets(CELLS[shape])
+    dipoles, quadrupoles = moments_of(len(gaussians))
+    places, others = gaussians.clone().requires_grad_(True), points.clone().requires_grad_(True)
+    ones = torch.ones_like(charges, requires_grad=True)
+    energy = direct_sum(places, ones, others, point_charges, cell, width=1.0)
+    (potential,) = torch.autograd.grad(energy, ones, create_graph=True)
+    (slope,) = torch.autograd.grad(potential.sum(), places, create_graph=True)
+    rows = [torch.autograd.grad(slope[:, a].sum(), places, create_graph=True)[0] for a in range(3)]
+    curvature = torch.stack(rows, 1)
+    energy = (charges * potential).sum() + (dipoles * slope).sum() + 0.5 * (quadrupoles * curvature).sum()
+    gradient, point_gradient = torch.autograd.grad(energy, [places, others])
+    energy = energy.detach()
+    found = ChargeCoupling(1.0, KE, 9.0, tolerance, quadrupoles=True)(
+        gaussians, charges, points, point_charges, cell, dipoles, quadrupoles
     )
-    coupling = ChargeCoupling(1.0, KE, 8.0, 1e-3, excluded=[(0, 3)], excluded_shares=[0.4])
-    found = coupling(gaussians, charges, points, point_charges, cell, dipoles)
+    assert float(found.energy) == pytest.approx(float(energy), abs=tolerance)
+    for value, wanted in (
+        (found.potential, potential),
+        (-found.field, slope),
+        (found.curvature, curvature),
+        (found.gradient, gradient),
+        (found.point_gradient, point_gradient),
+    ):
+        assert (value - wanted).abs().max() < bound * wanted.abs().max()
+
+
+@pytest.mark.parametrize("periodic", [True, False], ids=["periodic", "isolated"])
+def test_quadrupoles_are_clouds_of_charges(periodic):
+    """19 charges for each site; exclusions and forces on both sides, too."""
+    gaussians, charges, points, point_charges, matrix = sets(CELLS["triclinic"])
+    cell = matrix if periodic else None
+    dipoles, quadrupoles = moments_of(len(gaussians))
+    excluded, shares = [(0, 3), (2, 1)], [0.4, 1.0]
+    found = ChargeCoupling(1.0, KE, 8.0, 1e-7, excluded=excluded, excluded_shares=shares, quadrupoles=True)(
+        gaussians, charges, points, point_charges, cell, dipoles, quadrupoles
+    )
+    places, values = as_charges(gaussians, charges, dipoles, quadrupoles, 3e-3)
+    every = [(19 * i + k, j) for k in range(19) for i, j in excluded]
+    expected = ChargeCoupling(1.0, KE, 8.0, 1e-7, excluded=every, excluded_shares=shares * 19)(
+        places, values, points, point_charges, cell
+    )
+    assert float(found.energy) == pytest.approx(float(expected.energy), abs=1e-4)
+    torch.testing.assert_close(found.point_gradient, expected.point_gradient, rtol=1e-4, atol=1e-4)
+    together = expected.gradient.view(-1, 19, 3).sum(1)
+    torch.testing.assert_close(found.gradient, together, rtol=1e-4, atol=1e-4)
+
+
+def test_a_quadrupole_beside_a_charge():
+    """Far away ``ke Q (3 z·Θ·z - tr Θ)/(2 r³)``; at the Gaussian's centre ``-(2/3) ke Q tr Θ/(√π σ³)``."""
+    one = torch.zeros(1, 3, dtype=torch.float64)
+    nothing, charge = torch.zeros(1, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
+    quadrupole = torch.diag(torch.tensor([-0.3, 0.1, 0.5], dtype=torch.float64)).unsqueeze(0)
+    coupling = ChargeCoupling(1.0, KE, quadrupoles=True)
+
+    def at(z):
+        point = torch.tensor([[0.0, 0.0, z]], dtype=torch.float64)
+        return coupling(one, nothing, point, charge, None, None, quadrupole)
+
+    expected = KE * 0.7 * (3.0 * 0.5 - 0.3) / (2.0 * 8.0**3)
+    assert float(at(8.0).energy) == pytest.approx(expected, rel=1e-9)
+    assert float(at(8.0).gradient[0, 2]) == pytest.approx(3.0 * expected / 8.0, rel=1e-9)
+    assert float(at(0.0).energy) == pytest.approx(-2.0 / 3.0 * KE * 0.7 * 0.3 / math.sqrt(math.pi), rel=1e-7)
+    assert float(at(0.0).gradient.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_forces_on_multipoles_are_the_derivative_of_the_energy(rank):
+    gaussians, charges, points, point_charges, cell = sets(CELLS["triclinic"])
+    dipoles, quadrupoles = moments_of(len(gaussians))
+    moments = (dipoles, quadrupoles)[:rank]
+    coupling = ChargeCoupling(
+        1.0, KE, 8.0, 1e-3, excluded=[(0, 3)], excluded_shares=[0.4], quadrupoles=rank == 2
+    )
+    found = coupling(gaussians, charges, points, point_charges, cell, *moments)
     step = 1e-4
     for places, gradient in ((gaussians, found.gradient), (points, found.point_gradient)):
         for atom, axis in ((0, 0), (3, 1), (4, 2)):
             values = []
             for sign in (-1.0, 1.0):
                 places[atom, axis] += sign * step
-                values.append(coupling(gaussians, charges, points, point_charges, cell, dipoles).energy)
+                values.append(coupling(gaussians, charges, points, point_charges, cell, *moments).energy)
                 places[atom, axis] -= sign * step
             assert (values[1] - values[0]) / (2 * step) == pytest.approx(
                 float(gradient[atom, axis]), abs=1e-6
@@ -257,17 +341,29 @@ def test_without_charges_potential_and_field_are_found(reference):
         assert float(getattr(felt, name).abs().max()) == 0.0
 
 
-def test_scripted_and_single_precision_give_the_same(reference):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_scripted_and_single_precision_give_the_same(reference, rank):
     arguments, _ = reference
-    exact = ChargeCoupling(1.0, KE, 8.0, 1e-4)(*arguments)
+    more = {"quadrupoles": rank == 2}
+    if rank == 2:
+        arguments = (*arguments, *moments_of(len(arguments[0])))
+    exact = ChargeCoupling(1.0, KE, 8.0, 1e-4, **more)(*arguments)
     for dtype, error in ((torch.float64, 1e-12), (torch.float32, 3e-6)):
-        script = torch.jit.freeze(torch.jit.script(ChargeCoupling(1.0, KE, 8.0, 1e-4, dtype=dtype).eval()))
+        script = torch.jit.freeze(
+            torch.jit.script(ChargeCoupling(1.0, KE, 8.0, 1e-4, dtype=dtype, **more).eval())
+        )
         for _ in range(3):  # the third is optimised
             found = script(*arguments)
         for value, wanted in zip(found, exact):
             assert value.dtype == torch.float64
-            if torch.isfinite(wanted).all():
+            if wanted.numel() > 0 and torch.isfinite(wanted).all():
                 assert (value - wanted).abs().max() <= error * max(1.0, float(wanted.abs().max()))
+
+
+def test_quadrupoles_must_be_expected():
+    arguments = sets(CELLS["cubic"])
+    with pytest.raises(ValueError, match=r"`quadrupoles` need a coupling made for them"):
+        ChargeCoupling(1.0, KE, 8.0)(*arguments, *moments_of(len(arguments[0])))
 
 
 def test_a_new_cell_is_noticed():

@@ -159,7 +159,6 @@ QUADRUPOLES = torch.eye(3, dtype=torch.float64).expand(6, 3, 3)
         ({"dipoles": torch.zeros(6, 3)}, TypeError, "`dipoles` must be torch.float64 like"),
         ({"dipoles": ZEROS, "quadrupoles": ZEROS}, ValueError, r"`quadrupoles` must have shape \[6, 3, 3\]"),
         ({"quadrupoles": QUADRUPOLES}, ValueError, "`quadrupoles` need `dipoles` beside them"),
-        ({"dipoles": ZEROS, "quadrupoles": QUADRUPOLES, "method": "pme"}, ValueError, "takes no quadrupoles"),
         ({"dipoles": ZEROS, "method": "isolated"}, ValueError, "`method='isolated'` takes no cell"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",

@@ -1,4 +1,4 @@
-"""A region of latent and induced dipoles, in the systems that users get."""
+"""A region of latent and induced dipoles and quadrupoles, in the systems that users get."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.files import system_from_xml
 from openmm_les.engine.reporters import MLForceReader
-from openmm_les.exceptions import EmbeddingError
 from tests.builders import multipole_model
 from tests.embedding.conftest import solvate
 from tests.engine.builders import (
@@ -37,8 +36,9 @@ def mixed(route: str, **kind):
 
 
 @pytest.mark.parametrize("route", ROUTES_HERE)
-def test_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(route):
-    solvated, system = mixed(route, polarizability="tensor")
+@pytest.mark.parametrize("kind", [{"polarizability": "tensor"}, {"quadrupoles": True}], ids=str)
+def test_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(route, kind):
+    solvated, system = mixed(route, **kind)
     context = make_context(system_from_xml(openmm.XmlSerializer.serialize(system)), solvated.positions)
     water = solvated.atoms_of("HOH", count=1)
     components = [(solvated.peptide[8], 2), (water[0], 1)]
@@ -46,8 +46,3 @@ def test_forces_are_the_derivative_of_the_energy_on_ml_and_mm_atoms(route):
     check_forces(evaluation(context, {GROUP}), solvated.positions, components, 2e-6)
     charges, dipoles = MLForceReader(system).moments(solvated.positions, solvated.box)
     assert dipoles.shape == (len(charges), 3) and np.abs(dipoles).max() > 1e-3
-
-
-def test_quadrupoles_are_refused():
-    with pytest.raises(EmbeddingError, match="no term for latent quadrupoles"):
-        mixed(ROUTES_HERE[-1], quadrupoles=True)
