@@ -135,9 +135,14 @@ def placed(probe: Molecule, others: np.ndarray, placing: Placing, rng: np.random
     return turned + high * direction
 
 
-def label(numbers: np.ndarray, positions: np.ndarray, charge: float) -> dict[str, np.ndarray]:
-    """Energy (eV), forces (eV/Å), dipole (e·Å) and Mulliken charges (e) by GFN2-xTB."""
-    calculator = Calculator("GFN2-xTB", numbers, positions / Bohr, charge)
+def label(
+    numbers: np.ndarray, positions: np.ndarray, charge: float, unpaired: int = 0
+) -> dict[str, np.ndarray]:
+    """Energy (eV), forces (eV/Å), dipole (e·Å) and Mulliken charges (e) by GFN2-xTB.
+
+    ``unpaired`` electrons: 1 in a cation of a closed-shell molecule.
+    """
+    calculator = Calculator("GFN2-xTB", numbers, positions / Bohr, charge, unpaired)
     calculator.set("verbosity", 0)
     result = calculator.singlepoint()
     return {

@@ -19,6 +19,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 from provenance import RESULTS, write_result
+from stability import drift
 
 import openmm_les
 from openmm_les.analysis.plots import figure_to
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from make_alanine_dipeptide import alanine_dipeptide
 
 STEP_FS = 0.5
+PEPTIDE = 22  # atoms, the first ones
 
 
 def solvated(width: float) -> tuple[app.Modeller, app.ForceField]:
@@ -41,6 +43,49 @@ def solvated(width: float) -> tuple[app.Modeller, app.ForceField]:
         field, boxSize=openmm.Vec3(width, width, width) * unit.nanometer, ionicStrength=0.3 * unit.molar
     )
     return modeller, field
+
+
+def systems(
+    modeller: app.Modeller, field: app.ForceField, model: openmm_les.LESModel
+) -> dict[str, openmm.System]:
+    """The force field alone and both embeddings of the peptide; nothing in the peptide is constrained."""
+    settings = {"nonbondedMethod": app.PME, "nonbondedCutoff": 0.9 * unit.nanometer, "rigidWater": True}
+    constrained = field.createSystem(modeller.topology, constraints=app.HBonds, **settings)
+    made = {"force field": field.createSystem(modeller.topology, constraints=None, **settings)}
+    for embedding in ("mechanical", "electrostatic"):
+        made[embedding] = openmm_les.create_mixed_system(
+            modeller.topology, constrained, range(PEPTIDE), model, embedding
+        )
+    return made
+
+
+def warmed(
+    system: openmm.System, positions: unit.Quantity, platform: openmm.Platform, start: openmm.State | None
+) -> openmm.State:
+    """State at 300 K: from ``positions`` by way of a minimum, or from a state already warm."""
+    integrator = openmm.LangevinMiddleIntegrator(300.0, 10.0, 0.001 * STEP_FS)
+    integrator.setRandomNumberSeed(1)
+    context = openmm.Context(system, integrator, platform)
+    if start is None:
+        context.setPositions(positions)
+        openmm.LocalEnergyMinimizer.minimize(context, 10.0, 100)
+    else:
+        context.setState(start)
+    context.setVelocitiesToTemperature(300.0, 1)
+    integrator.step(1000 if start is None else 200)
+    return context.getState(getPositions=True, getVelocities=True)
+
+
+def without_thermostat(
+    system: openmm.System, state: openmm.State, platform: openmm.Platform
+) -> openmm.Context:
+    """Context of velocity Verlet from the positions and velocities of a state."""
+    verlet = openmm.VerletIntegrator(STEP_FS * unit.femtosecond)
+    verlet.setConstraintTolerance(1e-7)
+    context = openmm.Context(system, verlet, platform)
+    context.setPositions(state.getPositions())
+    context.setVelocities(state.getVelocities())
+    return context
 
 
 def dipole(reader: MLForceReader, state: openmm.State) -> float:
@@ -88,47 +133,18 @@ def main() -> None:
     arguments = parser.parse_args()
     model = openmm_les.load_model(arguments.model)
     modeller, field = solvated(arguments.width)
-    settings = {"nonbondedMethod": app.PME, "nonbondedCutoff": 0.9 * unit.nanometer, "rigidWater": True}
-    mm_system = field.createSystem(modeller.topology, constraints=app.HBonds, **settings)
-    # Without constraints in the peptide either, as in the mixed systems.
-    flexible = field.createSystem(modeller.topology, constraints=None, **settings)
-    peptide = range(22)
-    systems = {"force field": flexible}
-    for embedding in ("mechanical", "electrostatic"):
-        systems[embedding] = openmm_les.create_mixed_system(
-            modeller.topology, mm_system, peptide, model, embedding
-        )
     platform = openmm.Platform.getPlatformByName(arguments.platform)
     start = None
     series: dict[str, tuple[np.ndarray, list[float]]] = {}
     result = {"model": arguments.model, "platform": arguments.platform, "time_step_fs": STEP_FS}
     result["atoms"] = modeller.topology.getNumAtoms()
-    for name, system in systems.items():
-        integrator = openmm.LangevinMiddleIntegrator(300.0, 10.0, 0.0005)
-        integrator.setRandomNumberSeed(1)
-        warm = openmm.Context(system, integrator, platform)
-        if start is None:
-            warm.setPositions(modeller.positions)
-            openmm.LocalEnergyMinimizer.minimize(warm, 10.0, 100)
-        else:
-            warm.setState(start)
-        warm.setVelocitiesToTemperature(300.0, 1)
-        integrator.step(1000 if start is None else 200)
-        state = warm.getState(getPositions=True, getVelocities=True)
+    for name, system in systems(modeller, field, model).items():
+        state = warmed(system, modeller.positions, platform, start)
         start = start or state
-        verlet = openmm.VerletIntegrator(STEP_FS * unit.femtosecond)
-        verlet.setConstraintTolerance(1e-7)
-        context = openmm.Context(system, verlet, platform)
-        context.setPositions(state.getPositions())
-        context.setVelocities(state.getVelocities())
+        context = without_thermostat(system, state, platform)
         reader = None if name == "force field" else MLForceReader(system)
         times, energies, dipoles = samples(context, reader, arguments.ps)
-        slope, offset = np.polyfit(times, energies, 1)
-        result[name] = {
-            "picoseconds": arguments.ps,
-            "drift_kJ_per_mol_per_ps": float(slope),
-            "fluctuation_kJ_per_mol": float((energies - slope * times - offset).std()),
-        }
+        result[name] = {"picoseconds": arguments.ps, **drift(times, energies)}
         if dipoles:
             result[name] |= {
                 "mean_dipole_debye": float(np.mean(dipoles)),

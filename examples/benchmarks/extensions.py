@@ -1,10 +1,10 @@
-"""What each extension of latent charges buys: same start, same data, same time of training.
+"""What each extension of latent charges buys: same start, same data, same training.
 
     python examples/benchmarks/extensions.py extensions --probes probes.h5 --minutes 10
 
 The backbone of a shipped model goes on with charges as they are, with charges that equilibrate, with
 latent dipoles and quadrupoles, with polarizabilities, and with the molecule's charge in the backbone, each
-trained for the same time on GFN2-xTB energies and forces (gfn2_bio.h5 and data of
+trained as long on GFN2-xTB energies and forces (gfn2_bio.h5 and data of
 `generate_probe_data.py`; no labels of charges, dipoles or polarizabilities).
 Held-out errors of neutral and charged molecules, dipoles, Born charges and molecular polarizabilities
 (gfn2_bec.h5), and the time of a force call of 22 atoms, in turns at the end. One after the other, or on
@@ -24,7 +24,7 @@ from literature import SHARED
 from provenance import write_result
 from rich.console import Console
 from rich.table import Table
-from variants import add_options, times_of_calls, variant
+from variants import add_options, budget, times_of_calls, variant
 
 from openmm_les.training.evaluation import evaluate_model
 from openmm_les.training.trainer import MODEL
@@ -120,7 +120,7 @@ def main() -> None:
     Console(width=140).print(table)
     what = {
         "init": options.init,
-        "minutes": options.minutes,
+        **budget(options),
         "variants": results,
         "calls": calls,
         "load_average": os.getloadavg()[0],

@@ -183,6 +183,11 @@ def literature(data: str, result: dict[str, Any]) -> Rows:
     return [(f"{what}, seed {settings['seed']}", f"{words(errors)}; {title} {words(best)}")]
 
 
+def budget(result: dict[str, Any]) -> str:
+    """How long variants were trained."""
+    return f"{result['steps']} steps" if "steps" in result else f"{result['minutes']:g} min"
+
+
 def extensions(result: dict[str, Any]) -> Rows:
     """What each extension of latent charges buys."""
     rows = []
@@ -197,11 +202,38 @@ def extensions(result: dict[str, Any]) -> Rows:
         if found["polarizability"] is not None:
             alpha = found["polarizability"]
             numbers += f"; polarizabilities r {alpha['r']:.3f}, slope {alpha['slope']:.2f}"
-        what = f"`{Path(result['init']).stem}`, {result['minutes']:g} min further, {name}"
+        what = f"`{Path(result['init']).stem}`, {budget(result)} further, {name}"
         rows.append((what, numbers))
     if "calls" in result:
         times = ", ".join(f"{name} {call['least_cpu_ms']:.2f}" for name, call in result["calls"].items())
         rows.append(("a call of these, 22 atoms, frozen script, least processor time in ms", times))
+    return rows
+
+
+def extensions_nve(result: dict[str, Any]) -> Rows:
+    """Energy drift with each kind of charges."""
+    rows = []
+    for name, run in result["runs"].items():
+        what = (
+            f"NVE of {result['molecule']}, {name}, {run['atoms']} atoms, {run['picoseconds']:g} ps at 0.5 fs"
+        )
+        drift, spread = run["drift_kJ_per_mol_per_ps"], run["fluctuation_kJ_per_mol"]
+        rows.append((what, f"drift {drift:+.4f} kJ/mol/ps, fluctuation {spread:.3f} kJ/mol"))
+    return rows
+
+
+def charge_states(result: dict[str, Any]) -> Rows:
+    """What the molecule's charge in the backbone buys."""
+    rows = []
+    for name, found in result["variants"].items():
+        forces = [found[f"force_mae_{state}_mev_per_angstrom"] for state in ("neutral", "cation")]
+        ionisation = found["ionisation_energy_ev"]
+        what = f"cations and neutral parents, {budget(result)} further, {name}"
+        numbers = (
+            f"forces {forces[0]:.1f} (neutral) and {forces[1]:.1f} meV/Å (cations); ionisation energies "
+            f"MAE {ionisation['mae']:.2f} eV, r {ionisation['r']:.3f}"
+        )
+        rows.append((what, numbers))
     return rows
 
 
@@ -250,6 +282,8 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "stability_molecules": stability_molecules,
     "stability_molecules-copies": stability_molecules,
     "extensions": extensions,
+    "extensions_nve": extensions_nve,
+    "charge_states": charge_states,
     "ion_response": ion_response,
     "step_time-python": step_time,
     "step_time-torchforce-python": step_time,

@@ -28,10 +28,16 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str]) -> None
     parser.add_argument("run", type=Path, help="folder of the runs")
     parser.add_argument("--init", default="peptide-gfn2-small", help="model that all start from")
     parser.add_argument("--minutes", type=float, default=6.0, help="of training each, wall time")
+    parser.add_argument("--steps", type=int, help="of training each, in place of minutes: on a busy machine")
     parser.add_argument("--accelerator", default="cpu", help="to train on, as Lightning names it")
     parser.add_argument(
         "--only", choices=names, help="train and evaluate this one, no table; several may run side by side"
     )
+
+
+def budget(options: argparse.Namespace) -> dict[str, float]:
+    """How long each variant trains, by the unit that says so."""
+    return {"steps": options.steps} if options.steps else {"minutes": options.minutes}
 
 
 def variant(
@@ -61,7 +67,7 @@ def variant(
             else train(
                 TrainingSettings(
                     init=options.init,
-                    max_minutes=options.minutes,
+                    **{f"max_{unit}": length for unit, length in budget(options).items()},
                     accelerator=options.accelerator,
                     threads=1,
                     name=name,
