@@ -164,7 +164,7 @@ def main() -> None:
     what = {
         "init": options.init,
         **budget(options),
-        "geometries": options.count,
+        "geometries_drawn": options.count,
         "variants": results,
     }
     print(write_result("charge_states", what))
