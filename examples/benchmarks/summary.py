@@ -202,8 +202,8 @@ def extensions(result: dict[str, Any]) -> Rows:
         if found["polarizability"] is not None:
             alpha = found["polarizability"]
             numbers += f"; polarizabilities r {alpha['r']:.3f}, slope {alpha['slope']:.2f}"
-        what = f"`{Path(result['init']).stem}`, {budget(result)} further, {name}"
-        rows.append((what, numbers))
+        steps = f"{found['steps']} steps in {budget(result)}"
+        rows.append((f"`{Path(result['init']).stem}`, {steps} further, {name}", numbers))
     if "calls" in result:
         times = ", ".join(f"{name} {call['least_cpu_ms']:.2f}" for name, call in result["calls"].items())
         rows.append(("a call of these, 22 atoms, frozen script, least processor time in ms", times))
@@ -282,6 +282,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "stability_molecules": stability_molecules,
     "stability_molecules-copies": stability_molecules,
     "extensions": extensions,
+    "extensions-short": extensions,
     "extensions_nve": extensions_nve,
     "charge_states": charge_states,
     "ion_response": ion_response,
