@@ -18,7 +18,9 @@ POSITIONS, NUMBERS, MOLECULES = water_and_formamide()
 class DetachedForce(IsolatedForce):
     """A surrogate with a constant made by detach(), which freezing drops."""
 
-    def energy_and_gradient(self, graph: Graph, uniform: UniformField | None = None) -> tuple[Tensor, Tensor]:
+    def energy_and_gradient(
+        self, graph: Graph, uniform: UniformField | None = None, potential: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         prediction = self.model(graph)
         short = prediction.energy_short_range.sum()
         constant = prediction.energy_long_range.detach().sum()

@@ -245,7 +245,8 @@ def test_a_batch_of_isolated_and_periodic_systems_is_each_alone():
     batch = MODEL(make_graph(*(list(column) for column in zip(*parts, strict=True))))
     alone = [MODEL(make_graph(*([value] for value in part))) for part in parts]
     torch.testing.assert_close(batch.response, sum(o.response for o in alone))
-    for name in set(batch._fields) - {"response"}:
+    assert batch.latent_quadrupoles is None
+    for name in set(batch._fields) - {"response", "latent_quadrupoles"}:
         torch.testing.assert_close(getattr(batch, name), torch.cat([getattr(o, name) for o in alone]))
 
 
