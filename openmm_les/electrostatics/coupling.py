@@ -68,7 +68,8 @@ class ChargeCoupling(nn.Module):
     Notes
     -----
     α and the mesh are numerics chosen from cutoff and tolerance; the energy does not depend on them
-    beyond the tolerance.
+    beyond the tolerance. With quadrupoles, which meet third derivatives of what pairs leave out at the
+    cutoff, the largest error over the largest force is up to 1.6 times 5e-4 and 24 times 1e-7, as measured.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read such annotations

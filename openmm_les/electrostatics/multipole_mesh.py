@@ -17,7 +17,7 @@ dipoles weigh waves by k more. Measured: 20 to 70 between the tolerances 1e-4 an
 
 QUADRUPOLE_FACTOR = 3000.0
 """The same for quadrupoles. Measured with it, their traces included: forces within the tolerance in
-reduced cells, within eight times of it where cell vectors are far from reduced; the mesh is at its
+a cube, within eight times of it where cell vectors are far from reduced; the mesh is at its
 finest, 0.2 σ, from 1e-5 on, which leaves 3e-6 and 3e-4 of the forces."""
 
 

@@ -90,7 +90,8 @@ class PythonForceFunction:
         """Energy in kJ/mol and forces [n, 3] in kJ/mol/nm (numpy, double)."""
         positions = _tensor(state.getPositions(asNumpy=True))
         box = _tensor(state.getPeriodicBoxVectors(asNumpy=True)) if self.periodic else None
-        values = {name: float(state.getParameters()[name]) for name in self.parameters}
+        parameters = state.getParameters()
+        values = {name: float(parameters[name]) for name in self.parameters}
         try:
             # The optimiser would take seconds at the second and third step and gain nothing.
             with torch.jit.optimized_execution(False):
