@@ -29,6 +29,7 @@ def arguments(description: str, minutes: float) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "benchmark", help="folder of the data")
     parser.add_argument("--minutes", type=float, default=minutes, help="of training, wall time")
     parser.add_argument("--short-range-only", action="store_true", help="the same without the Coulomb term")
+    parser.add_argument("--latent-dipoles", action="store_true", help="latent dipoles beside the charges")
     parser.add_argument("--evaluate-only", action="store_true", help="take the run's model as it is")
     parser.add_argument("--label", default="", help="part of the result's name, for a run of its own kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -66,6 +67,7 @@ def train_and_report(
                 seed=options.seed,
                 threads=options.threads,
                 short_range_only=options.short_range_only,
+                latent_dipoles=options.latent_dipoles,
                 name=name,
                 **settings,
             ),
@@ -92,7 +94,9 @@ def train_and_report(
         ours |= {"dipole_r": everything["dipole"]["r"], "dipole_slope": everything["dipole"]["slope"]}
     description = read_description(options.run / MODEL)
     trained = TrainingSettings.read(options.run / SETTINGS)
-    own = f"openmm-les{', short range only' if trained.short_range_only else ''}"
+    kinds = {"short range only": trained.short_range_only, "latent dipoles": trained.latent_dipoles}
+    of_run = [kind for kind, chosen in kinds.items() if chosen]
+    own = ", ".join(["openmm-les", *of_run])
     columns = [key for key in ours if any(key in row for row in anchors.values())]
     table = Table("model", *columns)
     for title, row in [(own, ours), *anchors.items()]:
@@ -110,6 +114,7 @@ def train_and_report(
             "minutes": trained.max_minutes,
             "seed": trained.seed,
             "short_range_only": trained.short_range_only,
+            "latent_dipoles": trained.latent_dipoles,
             "batch_atoms": trained.batch_atoms,
             "charge_start": trained.charge_start,
             "charge_gain": trained.charge_gain,
@@ -118,6 +123,5 @@ def train_and_report(
         "published": anchors,
         "seconds_of_evaluation": round(time.perf_counter() - start, 1),
     }
-    suffix = "-short-range-only" if trained.short_range_only else ""
-    suffix += f"-{options.label}" if options.label else ""
-    print(write_result(f"{name}{suffix}-seed{trained.seed}", result))
+    parts = [name, *(kind.replace(" ", "-") for kind in of_run), *filter(None, [options.label])]
+    print(write_result(f"{'-'.join(parts)}-seed{trained.seed}", result))

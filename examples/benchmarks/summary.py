@@ -179,6 +179,8 @@ def literature(data: str, result: dict[str, Any]) -> Rows:
         return text
 
     kind = "short range only" if settings["short_range_only"] else f"charge gain {settings['charge_gain']:g}"
+    if settings.get("latent_dipoles", False):  # older results had none
+        kind += ", latent dipoles"
     what = f"LES papers' {data}, built-in model, {settings['minutes']:g} min on one core, {kind}"
     return [(f"{what}, seed {settings['seed']}", f"{words(errors)}; {title} {words(best)}")]
 
@@ -303,6 +305,8 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "embedding_box_size": embedding_box_size,
     "dipeptides-seed0": partial(literature, "dipeptides"),
     "dipeptides-seed1": partial(literature, "dipeptides"),
+    "dipeptides-latent-dipoles-seed0": partial(literature, "dipeptides"),
+    "dipeptides-latent-dipoles-seed1": partial(literature, "dipeptides"),
     "dipeptides-late-charges-seed0": partial(literature, "dipeptides"),
     "dipeptides-short-range-only-seed0": partial(literature, "dipeptides"),
     "water-seed0": partial(literature, "water"),

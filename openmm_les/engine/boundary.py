@@ -144,7 +144,7 @@ class ForceBoundary(nn.Module):
         gradient = torch.zeros((self.atoms.shape[0], 3), dtype=torch.float64, device=positions.device)
         if scale != 0.0:
             of_model, gradient_of_model = self.energy_and_gradient(
-                self.graph_of(positions, box), self.field_at(positions, box, electric_field)
+                self.graph_of(positions, box), self.field_at(positions, box, electric_field), None
             )
             energy = scale * of_model
             gradient = scale * gradient_of_model.to(torch.float64)
@@ -172,8 +172,9 @@ class ForceBoundary(nn.Module):
             energy, gradient = image_sum(r - r[0], self.image_charges, cell, self.coulomb_constant)
         return energy, gradient
 
+    @torch.jit.export
     def energy_and_gradient(
-        self, graph: Graph, uniform: UniformField | None = None, potential: Tensor | None = None
+        self, graph: Graph, uniform: UniformField | None, potential: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Energy (eV, double scalar) and its gradient ([n_ml, 3], eV/Å), charge response included.
 
@@ -214,72 +215,11 @@ class ForceBoundary(nn.Module):
         return energy, response + gradients
 
     @torch.jit.export
-    def of_rows(
-        self,
-        positions: Tensor,
-        neighbors: Tensor,
-        shifts: Tensor,
-        real: Tensor,
-        cells: Tensor,
-        periodic: bool,
-        potential: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`energy_and_gradient` of pairs in rows of equal length, without ever waiting for a GPU.
-
-        Arguments as in `graph_of_rows`; ``potential`` as in `energy_and_gradient`.
-        """
-        graph = self.graph_of_rows(positions, neighbors, shifts, real, cells, periodic)
-        return self.energy_and_gradient(graph, None, potential)
-
-    @torch.jit.export
-    def charges_of_rows(
-        self,
-        positions: Tensor,
-        neighbors: Tensor,
-        shifts: Tensor,
-        real: Tensor,
-        cells: Tensor,
-        periodic: bool,
-    ) -> Tensor:
-        """Physical charges, [n_ml] in e, like `of_rows`."""
-        graph = self.graph_of_rows(positions, neighbors, shifts, real, cells, periodic)
+    def charges_of(self, graph: Graph) -> Tensor:
+        """Physical charges, [n_ml] in e, without a field."""
         with torch.no_grad():
             charges = self.model.moments(graph)[0].clone()
         return charges
-
-    def graph_of_rows(
-        self,
-        positions: Tensor,
-        neighbors: Tensor,
-        shifts: Tensor,
-        real: Tensor,
-        cells: Tensor,
-        periodic: bool,
-    ) -> Graph:
-        """Graph of pairs in rows of equal length.
-
-        Parameters
-        ----------
-        positions : [n_ml, 3], Å, ready for derivatives
-        neighbors, shifts : [n_ml * width] and [n_ml * width, 3], as of a `Graph`, atom by atom
-        real : [n_ml, width], bool, of each pair
-        cells : [1, 3, 3], Å
-        periodic : whether there is a cell; the mesh then takes what it was given to hold
-        """
-        centers = torch.arange(neighbors.shape[0], device=neighbors.device) // real.shape[1]
-        return Graph(
-            positions,
-            self.numbers,
-            centers,
-            neighbors,
-            shifts,
-            cells,
-            self.offsets,
-            self.molecules,
-            self.molecule_charges,
-            periodic,
-            real,
-        )
 
     def field_at(
         self, positions: Tensor, box: Tensor | None, electric_field: Tensor | None

@@ -31,8 +31,6 @@ _ROOM = 1.25
 _WARM_CALLS = 3
 _LATEST = ("latest_charges", "latest_dipoles", "latest_terms")
 """What a module leaves for reporters"""
-Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]
-"""Of `ForceBoundary.of_rows`"""
 
 
 class NotRecordedError(RuntimeError):
@@ -51,38 +49,43 @@ class Rows:
     def __init__(self, graph: Graph, width: int) -> None:
         n, device = graph.positions.shape[0], graph.positions.device
         self.width = width
-        self.positions = graph.positions.detach().clone().requires_grad_(True)
-        self.cells = graph.cells.clone()
         self._length = n * width
-        self._own = torch.arange(n, device=device).repeat_interleave(width)
         self._first = torch.arange(n, device=device)
+        self._own = self._first.repeat_interleave(width)
         # One place more, for what finds none.
         self._neighbors = torch.zeros(self._length + 1, dtype=torch.int64, device=device)
-        self._shifts = torch.zeros((self._length + 1, 3), dtype=self.positions.dtype, device=device)
+        self._shifts = torch.zeros((self._length + 1, 3), dtype=graph.shifts.dtype, device=device)
         self._real = torch.zeros(self._length + 1, dtype=torch.bool, device=device)
-        self.neighbors, self.shifts = self._neighbors[:-1], self._shifts[:-1]
-        self.real = self._real[:-1].view(n, width)
+        self.graph = Graph(
+            positions=graph.positions.detach().clone().requires_grad_(True),
+            numbers=graph.numbers,
+            centers=self._own,
+            neighbors=self._neighbors[:-1],
+            shifts=self._shifts[:-1],
+            cells=graph.cells.clone(),
+            offsets=graph.offsets,
+            molecules=graph.molecules,
+            molecule_charges=graph.molecule_charges,
+            periodic=graph.periodic,
+            rows=self._real[:-1].view(n, width),
+        )
 
     def fill(self, graph: Graph) -> Tensor:
         """Take up another graph of the same atoms; returns how many pairs found no place, scalar."""
         with torch.no_grad():
-            self.positions.copy_(graph.positions)
-            self.cells.copy_(graph.cells)
+            self.graph.positions.copy_(graph.positions)
+            self.graph.cells.copy_(graph.cells)
             order = torch.arange(graph.centers.shape[0], device=graph.centers.device)
             centers = graph.centers.contiguous()
             place = order - torch.searchsorted(centers, self._first)[centers]
             fits = place < self.width
             slots = torch.where(fits, centers * self.width + place, self._length)
-            self.neighbors.copy_(self._own)
+            self.graph.neighbors.copy_(self._own)
             self._real.zero_()
             self._neighbors[slots] = graph.neighbors
             self._shifts[slots] = graph.shifts
             self._real[slots] = True
         return (~fits).sum()
-
-    def arguments(self, periodic: bool) -> Arguments:
-        """What the module reads of it."""
-        return self.positions, self.neighbors, self.shifts, self.real, self.cells, periodic
 
 
 class ReplayedForce:
@@ -134,7 +137,7 @@ class ReplayedForce:
             assert self._rows is not None
             homeless = self._rows.fill(graph)
             if not self._recorded:
-                self._record(self._rows.arguments(box is not None))
+                self._record(self._rows.graph)
                 self._recorded = True
             energy, forces, closest = self._evaluate(places, cell, values)
             lone = [energy.view(1), homeless.view(1), closest.view(1)]
@@ -171,9 +174,9 @@ class ReplayedForce:
             self._recorded = False
         self._box = box.clone()
 
-    def _record(self, arguments: Arguments) -> None:
-        """Record the model in its rows."""
-        self._replay = self._recording(lambda: self._module.of_rows(*arguments))
+    def _record(self, graph: Graph) -> None:
+        """Record the model on the graph of its rows."""
+        self._replay = self._recording(lambda: self._module.energy_and_gradient(graph, None, None))
         self._latest = {name: getattr(self._module, name) for name in _LATEST}
 
     def _evaluate(
@@ -253,10 +256,10 @@ class ReplayedEmbedding(ReplayedForce):
                 raise RuntimeError(self._module.narrow_box)
         return super().__call__(positions, box, values)
 
-    def _record(self, arguments: Arguments) -> None:
-        self._potential = torch.zeros_like(arguments[0][:, 0])
-        self._charges = self._recording(lambda: self._module.charges_of_rows(*arguments))
-        self._replay = self._recording(lambda: self._module.of_rows(*arguments, self._potential))
+    def _record(self, graph: Graph) -> None:
+        self._potential = torch.zeros_like(graph.positions[:, 0])
+        self._charges = self._recording(lambda: self._module.charges_of(graph))
+        self._replay = self._recording(lambda: self._module.energy_and_gradient(graph, None, self._potential))
         self._latest = {name: getattr(self._module, name) for name in _LATEST}
 
     def _evaluate(

@@ -216,11 +216,7 @@ class EmbeddedBoundary(ForceBoundary):
         ``charges`` [n_ml] in e, physical; ``positions`` and ``box`` as in `embedded`.
         """
         with torch.no_grad():
-            cell: Tensor | None = None
-            if box is not None:
-                cell = box.to(torch.float64) * self.length_factor
-            everywhere = positions.to(torch.float64) * self.length_factor
-            few, many = everywhere.index_select(0, self.atoms), everywhere.index_select(0, self.mm_atoms)
+            few, many, cell = self.sides(positions, box)
             met = self.coupling(few, charges, many, self.mm_charges, cell)
             found = (met.energy, met.potential, met.gradient, met.point_gradient, met.closest)
         return found
@@ -247,6 +243,16 @@ class EmbeddedBoundary(ForceBoundary):
                 charges, dipoles = self.model.moments(graph)
                 charges, dipoles = charges.clone(), dipoles.clone()
         return charges, dipoles
+
+    def sides(self, positions: Tensor, box: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """ML atoms ([n_ml, 3]), MM charges ([n_mm, 3]) and the cell, double in Å."""
+        with torch.no_grad():
+            cell: Tensor | None = None
+            if box is not None:
+                cell = box.to(torch.float64) * self.length_factor
+            everywhere = positions.to(torch.float64) * self.length_factor
+            few, many = everywhere.index_select(0, self.atoms), everywhere.index_select(0, self.mm_atoms)
+        return few, many, cell
 
     def stacked(self, terms: Terms, with_field: bool) -> Tensor:
         """The energies of terms, [3 or 4], double, eV, in the order of ``term_names``."""
@@ -284,12 +290,7 @@ class EmbeddedBoundary(ForceBoundary):
         Arguments as in `embedded`; gradients at fixed ``strength``.
         """
         graph = self.graph_of(positions, box)
-        with torch.no_grad():
-            cell: Tensor | None = None
-            if box is not None:
-                cell = box.to(torch.float64) * self.length_factor
-            everywhere = positions.to(torch.float64) * self.length_factor
-            few, many = everywhere.index_select(0, self.atoms), everywhere.index_select(0, self.mm_atoms)
+        few, many, cell = self.sides(positions, box)
         external: External | None = None
         if self.model.responds:
             with torch.no_grad():

@@ -11,8 +11,9 @@ from openmm_les.models.checkpoint import (
 )
 from openmm_les.models.equilibration import ChargeEquilibration, equilibrate_charges
 from openmm_les.models.equivariant import EquivariantBackbone
+from openmm_les.models.evaluation import Evaluation
 from openmm_les.models.heads import LatentChargeHead
-from openmm_les.models.model import Evaluation, LESModel, Prediction
+from openmm_les.models.model import LESModel, Prediction
 from openmm_les.models.multipole_sources import MultipoleSources, add_multipoles
 
 __all__ = [

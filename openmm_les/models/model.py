@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union, cast
 
 import numpy as np
@@ -16,9 +15,9 @@ from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph, atoms_of, cell_of, configuration_index
 from openmm_les.models.backbone import BackboneOutput
 from openmm_les.models.domain import FeatureDomain
+from openmm_les.models.evaluation import Evaluation, evaluate_graph, evaluate_in_field
 from openmm_les.models.heads import conserve_charge
 from openmm_les.models.long_range import External, LongRange
-from openmm_les.models.uniform_field import check_flow, external_energy, field_energy, field_of_graph
 from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
 from openmm_les.neighbors import single_graph
 
@@ -41,30 +40,6 @@ class Prediction(NamedTuple):
     """[n_atoms, 3], eV/Å, of the long-range energy at fixed charges (and dipoles)"""
     latent_quadrupoles: Optional[Tensor] = None
     """[n_atoms, 3, 3], e·Å², of a model that is ``quadrupolar``"""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `LESModel.evaluate` returns: plain numbers and float64 arrays."""
-
-    energy: float
-    """eV, total, reference energies of the elements included"""
-    forces: np.ndarray
-    """[n_atoms, 3], eV/Å"""
-    latent_charges: np.ndarray
-    """[n_atoms], e"""
-    energy_short_range: float
-    """eV, reference energies included"""
-    energy_long_range: float
-    """eV"""
-    charges: np.ndarray
-    """[n_atoms], e, physical ones, see `LESModel.physical_charges`"""
-    dipoles: np.ndarray
-    """[n_atoms, 3], e·Å, of single atoms beside their charges; zeros for a model of charges alone"""
-    stress: Optional[np.ndarray] = None
-    """[3, 3], eV/Å³, +(1/V) dE/dstrain, where asked for"""
-    energy_field: float = 0.0
-    """eV, in an external electric field; part of ``energy``"""
 
 
 class LESModel(nn.Module):
@@ -316,67 +291,8 @@ class LESModel(nn.Module):
             # Charges as functions of positions take a matrix that large systems have no memory for.
             electric_field = (0.0, 0.0, 0.0)
         if electric_field is not None:
-            return self._evaluate_in_field(graph, np.asarray(electric_field, dtype=np.float64))
-        dtype, device = graph.positions.dtype, graph.positions.device
-        with torch.enable_grad():
-            places = graph.positions.requires_grad_(True)
-            strain = torch.zeros((3, 3), dtype=dtype, device=device, requires_grad=stress)
-            wanted = [places]
-            if stress:
-                wanted.append(strain)
-                # Of a strain only the symmetric part deforms, the other turns.
-                shape = torch.eye(3, dtype=dtype, device=device) + 0.5 * (strain + strain.t())
-                graph = graph._replace(positions=places @ shape, cells=graph.cells @ shape)
-            output = self(graph)
-            energy = output.energy_short_range + output.energy_long_range
-            gradient, *virial = torch.autograd.grad(energy.sum(), wanted)
-        if not bool(torch.isfinite(energy).all() and torch.isfinite(gradient).all()):
-            raise ValueError("energy or forces are not finite: do atoms of `positions` coincide?")
-        return Evaluation(
-            energy=float(energy.detach()[0]),
-            forces=-gradient.double().cpu().numpy(),
-            latent_charges=output.latent_charges.detach().double().cpu().numpy(),
-            energy_short_range=float(output.energy_short_range.detach()[0]),
-            energy_long_range=float(output.energy_long_range.detach()[0]),
-            charges=self.physical_charges(output.latent_charges.detach(), graph).double().cpu().numpy(),
-            dipoles=output.latent_dipoles.detach().double().cpu().numpy(),
-            stress=None if cell is None or not virial else _stress(virial[0], np.asarray(cell)),
-        )
-
-    @torch.jit.unused
-    def _evaluate_in_field(self, graph: Graph, electric_field: np.ndarray) -> Evaluation:
-        """`evaluate` in a field, [3] in V/Å, with the surrogate that simulations differentiate."""
-        if electric_field.shape != (3,) or not np.isfinite(electric_field).all():
-            raise ValueError(f"`electric_field` must be three numbers in V/Å, got {electric_field.tolist()}")
-        if electric_field.any() and bool((graph.cells != 0.0).any()):
-            check_flow(self, len(torch.unique(graph.molecules)))
-        uniform = field_of_graph(graph, torch.from_numpy(electric_field))
-        with torch.enable_grad():
-            places = graph.positions.requires_grad_(True)
-            output = self(graph, False, uniform.external if self.responds else None)
-            charges = self.physical_charges(output.latent_charges, graph)
-            surrogate = output.energy_short_range.sum() + output.response
-            if not self.responds:
-                surrogate = surrogate + external_energy(uniform.external, charges, output.latent_dipoles)
-            (response,) = torch.autograd.grad(surrogate, places)
-        charges = charges.detach()
-        gradient = response + output.gradients.detach() - charges.unsqueeze(1) * uniform.external.field
-        short, long = (
-            float(e.detach()[0]) for e in (output.energy_short_range, output.energy_long_range.double())
-        )
-        in_field = float(field_energy(uniform, charges, output.latent_dipoles))
-        if not (math.isfinite(short + long + in_field) and bool(torch.isfinite(gradient).all())):
-            raise ValueError("energy or forces are not finite: do atoms of `positions` coincide?")
-        return Evaluation(
-            energy=short + long + in_field,
-            forces=-gradient.double().cpu().numpy(),
-            latent_charges=output.latent_charges.detach().double().cpu().numpy(),
-            energy_short_range=short,
-            energy_long_range=long,
-            charges=charges.double().cpu().numpy(),
-            dipoles=output.latent_dipoles.detach().double().cpu().numpy(),
-            energy_field=in_field,
-        )
+            return evaluate_in_field(self, graph, np.asarray(electric_field, dtype=np.float64))
+        return evaluate_graph(self, graph, stress)
 
     @torch.jit.unused
     def make_graph(
@@ -446,8 +362,3 @@ def check_equivariants(backbone: nn.Module, reader: type, wanted: int) -> None:
             f"{reader.__name__} reads {what}, which this {type(backbone).__name__} does not give; of "
             f"the built-in backbone ask for them by equivariants={wanted}"
         )
-
-
-def _stress(virial: Tensor, cell: np.ndarray) -> np.ndarray:
-    """``virial`` (dE/dstrain, [3, 3], eV) over the volume of ``cell`` ([3, 3], Å), eV/Å³."""
-    return virial.double().cpu().numpy() / abs(np.linalg.det(cell))

@@ -212,9 +212,9 @@ def test_pairs_without_a_place_are_counted():
     most = int(torch.bincount(graph.centers).max())
     rows = Rows(graph, most)
     assert int(rows.fill(graph)) == 0
-    real = rows.real.view(-1)
-    assert torch.equal(rows.neighbors[real], graph.neighbors)
-    assert torch.equal(rows.shifts[real], graph.shifts)
+    real = rows.graph.rows.view(-1)
+    assert torch.equal(rows.graph.neighbors[real], graph.neighbors)
+    assert torch.equal(rows.graph.shifts[real], graph.shifts)
     few = Rows(graph, most - 2)
     counts = torch.bincount(graph.centers)
     assert int(few.fill(graph)) == int((counts - (most - 2)).clamp(min=0).sum())

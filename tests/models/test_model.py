@@ -11,7 +11,8 @@ from torch import Tensor
 from openmm_les.electrostatics import LatentCoulomb, ewald_energy, isolated_energy
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph, pair_vectors
-from openmm_les.models.model import Evaluation, LESModel
+from openmm_les.models.evaluation import Evaluation
+from openmm_les.models.model import LESModel
 from tests.builders import (
     ELEMENTS,
     FORMAMIDE,
