@@ -51,7 +51,6 @@ class Rows:
         self.width = width
         self._length = n * width
         self._first = torch.arange(n, device=device)
-        self._own = self._first.repeat_interleave(width)
         # One place more, for what finds none.
         self._neighbors = torch.zeros(self._length + 1, dtype=torch.int64, device=device)
         self._shifts = torch.zeros((self._length + 1, 3), dtype=graph.shifts.dtype, device=device)
@@ -59,7 +58,7 @@ class Rows:
         self.graph = Graph(
             positions=graph.positions.detach().clone().requires_grad_(True),
             numbers=graph.numbers,
-            centers=self._own,
+            centers=self._first.repeat_interleave(width),
             neighbors=self._neighbors[:-1],
             shifts=self._shifts[:-1],
             cells=graph.cells.clone(),
@@ -80,7 +79,7 @@ class Rows:
             place = order - torch.searchsorted(centers, self._first)[centers]
             fits = place < self.width
             slots = torch.where(fits, centers * self.width + place, self._length)
-            self.graph.neighbors.copy_(self._own)
+            self.graph.neighbors.copy_(self.graph.centers)
             self._real.zero_()
             self._neighbors[slots] = graph.neighbors
             self._shifts[slots] = graph.shifts

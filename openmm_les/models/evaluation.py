@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from openmm_les.graph import Graph
 from openmm_les.models.uniform_field import check_flow, external_energy, field_energy, field_of_graph
@@ -48,7 +49,6 @@ def evaluate_graph(model: LESModel, graph: Graph, stress: bool = False) -> Evalu
     Raises ValueError where they are not finite.
     """
     dtype, device = graph.positions.dtype, graph.positions.device
-    volume = abs(float(torch.linalg.det(graph.cells[0].double())))
     with torch.enable_grad():
         places = graph.positions.requires_grad_(True)
         strain = torch.zeros((3, 3), dtype=dtype, device=device, requires_grad=stress)
@@ -65,20 +65,20 @@ def evaluate_graph(model: LESModel, graph: Graph, stress: bool = False) -> Evalu
         raise ValueError(_NOT_FINITE)
     return Evaluation(
         energy=float(energy.detach()[0]),
-        forces=-gradient.double().cpu().numpy(),
-        latent_charges=output.latent_charges.detach().double().cpu().numpy(),
+        forces=-_array(gradient),
+        latent_charges=_array(output.latent_charges),
         energy_short_range=float(output.energy_short_range.detach()[0]),
         energy_long_range=float(output.energy_long_range.detach()[0]),
-        charges=model.physical_charges(output.latent_charges.detach(), graph).double().cpu().numpy(),
-        dipoles=output.latent_dipoles.detach().double().cpu().numpy(),
-        stress=virial[0].double().cpu().numpy() / volume if stress else None,
+        charges=_array(model.physical_charges(output.latent_charges, graph)),
+        dipoles=_array(output.latent_dipoles),
+        stress=_array(virial[0]) / abs(np.linalg.det(_array(graph.cells[0]))) if stress else None,
     )
 
 
 def evaluate_in_field(model: LESModel, graph: Graph, electric_field: np.ndarray) -> Evaluation:
     """The same in a field, [3] in V/Å, with the surrogate that simulations differentiate.
 
-    Raises ValueError where the field is none, or energy or forces are not finite.
+    Raises ValueError where `electric_field` is not three finite numbers, or energy or forces are not finite.
     """
     if electric_field.shape != (3,) or not np.isfinite(electric_field).all():
         raise ValueError(f"`electric_field` must be three numbers in V/Å, got {electric_field.tolist()}")
@@ -103,11 +103,16 @@ def evaluate_in_field(model: LESModel, graph: Graph, electric_field: np.ndarray)
         raise ValueError(_NOT_FINITE)
     return Evaluation(
         energy=short + long + in_field,
-        forces=-gradient.double().cpu().numpy(),
-        latent_charges=output.latent_charges.detach().double().cpu().numpy(),
+        forces=-_array(gradient),
+        latent_charges=_array(output.latent_charges),
         energy_short_range=short,
         energy_long_range=long,
-        charges=charges.double().cpu().numpy(),
-        dipoles=output.latent_dipoles.detach().double().cpu().numpy(),
+        charges=_array(charges),
+        dipoles=_array(output.latent_dipoles),
         energy_field=in_field,
     )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor, float64."""
+    return tensor.detach().double().cpu().numpy()

@@ -19,7 +19,7 @@ class DetachedForce(IsolatedForce):
     """A surrogate with a constant made by detach(), which freezing drops."""
 
     def energy_and_gradient(
-        self, graph: Graph, uniform: UniformField | None = None, potential: Tensor | None = None
+        self, graph: Graph, uniform: UniformField | None, potential: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         prediction = self.model(graph)
         short = prediction.energy_short_range.sum()
