@@ -278,6 +278,8 @@ def stability_molecules(result: dict[str, Any]) -> Rows:
 READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-test": shipped_model,
     "peptide-gfn2-small-probes": shipped_model,
+    "peptide-gfn2-small-contacts": shipped_model,
+    "peptide-gfn2-small-near": shipped_model,
     "stability-nve": nve,
     "stability-nvt": nvt,
     "contact_walls": contact_walls,
