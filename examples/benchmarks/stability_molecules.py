@@ -12,7 +12,9 @@ feel less than 1 meV/Å of each other (0.5 at most where all ten start), so that
 
 Every picosecond the bonds of each copy are read from the geometry and compared with those at the start.
 The same command goes on where an interrupted one stopped, and with a larger ``--ps`` where a finished
-one did. A run that explodes ends with the model's error. Writes ``results/stability_molecules.json``,
+one did. A run that explodes ends with the model's error. Molecules may be shared out among folders, each
+with some in a ``molecules.xyz`` of its own and run by its own process; ``--beside`` names the others, whose
+counts go into the same result. Writes ``results/stability_molecules.json``,
 or ``results/stability_molecules-copies.json`` with more than one copy. Needs the extra `data` where the
 folder does not hold ``molecules.xyz`` yet.
 """
@@ -49,6 +51,7 @@ APART = 60.0  # Å
 SPRING = 250.0  # kJ/mol/nm², on centres of mass: they stay within 1 Å or so
 WARM_AFTER = 5  # ps, from where temperatures count
 SAVE_SECONDS = 60.0
+PROGRESS = "progress.json"
 
 
 def peptides() -> list[Atoms]:
@@ -152,10 +155,27 @@ def count_frame(rows: dict[str, dict], picoseconds: int, state: openmm.State, mo
             row["mean_temperature_K"] += (temperature - row["mean_temperature_K"]) / row["warm_frames"]
 
 
+def with_rows_beside(rows: dict[str, dict], settings: dict, folders: list[Path]) -> dict[str, dict]:
+    """Counts of this run and of those in other folders, as far as they were saved."""
+    rows = dict(rows)
+    for path in (folder / PROGRESS for folder in folders):
+        if not path.exists():
+            continue
+        other = json.loads(path.read_text())
+        if other["settings"] != settings:
+            raise SystemExit(f"{path} is of other settings: {other['settings']}, here {settings}")
+        twice = sorted(rows.keys() & other["rows"].keys())
+        if twice:
+            raise SystemExit(f"{path} counts molecules that another folder counts: {', '.join(twice)}")
+        rows |= other["rows"]
+    return rows
+
+
 def main() -> None:
     """All molecules at once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder for molecules, state and counts")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders of other molecules")
     parser.add_argument("--model", default="peptide-gfn2-small")
     parser.add_argument("--data", type=Path, help="gfn2_bio.h5; needed where there is no molecules.xyz")
     parser.add_argument("--ps", type=int, default=1000, help="of each copy")
@@ -166,7 +186,7 @@ def main() -> None:
     end = time.monotonic() + 60.0 * arguments.max_minutes
     model = openmm_les.load_model(arguments.model)
     arguments.run.mkdir(parents=True, exist_ok=True)
-    start, progress_file = arguments.run / "molecules.xyz", arguments.run / "progress.json"
+    start, progress_file = arguments.run / "molecules.xyz", arguments.run / PROGRESS
     if not start.exists():
         if arguments.data is None:
             parser.error(f"{start} is not there: --data must name gfn2_bio.h5")
@@ -195,6 +215,7 @@ def main() -> None:
         if saved["settings"] != settings:
             parser.error(f"{arguments.run} holds a run with other settings: {saved['settings']}")
         rows, done = saved["rows"], saved["picoseconds_per_copy"]
+    with_rows_beside(rows, settings, arguments.beside)  # what cannot be joined must not run for hours
     # Another seed after each interruption, or the same noise would come again.
     context = make_context(system, arguments.platform, 1 + done)
     if saved is None:
@@ -216,8 +237,10 @@ def main() -> None:
         half.write_text(json.dumps(kept))
         half.replace(progress_file)
         name = "stability_molecules" if arguments.copies == 1 else "stability_molecules-copies"
-        result = {**settings, "platform": arguments.platform, "picoseconds_per_copy": done, "molecules": rows}
-        return write_result(name, result)
+        counted = with_rows_beside(rows, settings, arguments.beside)
+        shortest = min(row["picoseconds"] for row in counted.values()) // arguments.copies
+        result = {**settings, "platform": arguments.platform, "picoseconds_per_copy": shortest}
+        return write_result(name, {**result, "molecules": counted})
 
     saved_at = time.monotonic()
     with Progress() as progress:

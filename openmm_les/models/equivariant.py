@@ -171,13 +171,10 @@ class FirstInteraction(Interaction):
         self, x: Features, neighbors: Tensor, angular: Tensor, radial: Tensor, last: bool
     ) -> Features:
         """Updated features; arguments as in `LaterInteraction.forward`, ``neighbors`` unread."""
-        w = torch.split(self.radial(radial), self.n_channels, -1)  # elements are in these weights
-        rows = angular.transpose(1, 2)  # [n, 9, K]
-        gathered = Features(
-            torch.bmm(rows[:, 0:1], w[0]).squeeze(1),
-            torch.bmm(rows[:, 1:4], w[1]).transpose(0, 1),
-            torch.bmm(rows[:, 4:9], w[2]).transpose(0, 1),
-        )
+        # Summed over neighbours before they are mixed: elements are in the radial functions already.
+        summed = torch.bmm(angular.transpose(1, 2), radial).transpose(0, 1).contiguous()  # [9, n, n_radial]
+        w = torch.split(self.radial.weight, self.n_channels)
+        gathered = Features(summed[0] @ w[0].t(), summed[1:4] @ w[1].t(), summed[4:9] @ w[2].t())
         return self.update(x, gathered, last)
 
 
@@ -212,29 +209,26 @@ class LaterInteraction(Interaction):
         """
         c, m = self.n_channels, self.n_message
         n, width = neighbors.shape
-        held = torch.cat(
-            [
-                self.message_scalar(x.scalar),
-                self.message_vector(x.vector).transpose(0, 1).reshape(n, 3 * m),
-                self.message_tensor(x.tensor).transpose(0, 1).reshape(n, 5 * m),
-            ],
-            -1,
-        )
-        held = held.index_select(0, neighbors.view(-1)).view(n, width, c + 8 * m)
-        scalar, tensors = torch.split(held, [c, 8 * m], -1)
-        message_weights = radial @ self.radial_message.weight[self.message_rows].t()
-        along, onward = torch.split(message_weights, 8 * m, -1)
+        held = torch.cat([self.message_vector(x.vector), self.message_tensor(x.tensor)], 0)  # [8, n, m]
+        held = held.transpose(0, 1).reshape(n, 8 * m)
+        tensors = held.index_select(0, neighbors.view(-1)).view(n, width, 8 * m)
+        scalar = self.message_scalar(x.scalar).index_select(0, neighbors.view(-1)).view(n, width, c)
+        # Weights are split rather than their products, whose derivatives would be copied together.
+        along, onward = torch.split(self.radial_message.weight[self.message_rows], 8 * m)
+        w = torch.split(self.radial.weight, c)
         # Sum over neighbours and components of (feature · angular function), [n, m].
         bond = torch.bmm(
-            angular[:, :, 1:].reshape(n, 1, 8 * width), (tensors * along).view(n, 8 * width, m)
+            angular[:, :, 1:].reshape(n, 1, 8 * width),
+            (tensors * (radial @ along.t())).view(n, 8 * width, m),
         ).squeeze(1)
-        carried = (tensors * onward).sum(1).view(n, 8, m)
+        carried = (tensors * (radial @ onward.t())).sum(1).view(n, 8, m)
         rows = angular.transpose(1, 2)  # [n, 9, K]
-        w = torch.split(self.radial(radial), c, -1)
+        vectors = torch.bmm(rows[:, 1:4], scalar * (radial @ w[1].t()))
+        matrices = torch.bmm(rows[:, 4:9], scalar * (radial @ w[2].t()))
         gathered = Features(
-            torch.cat([(w[0] * scalar).sum(1), bond], -1),
-            torch.cat([torch.bmm(rows[:, 1:4], w[1] * scalar), carried[:, :3]], -1).transpose(0, 1),
-            torch.cat([torch.bmm(rows[:, 4:9], w[2] * scalar), carried[:, 3:]], -1).transpose(0, 1),
+            torch.cat([(scalar * (radial @ w[0].t())).sum(1), bond], -1),
+            torch.cat([vectors, carried[:, :3]], -1).transpose(0, 1),
+            torch.cat([matrices, carried[:, 3:]], -1).transpose(0, 1),
         )
         return self.update(x, gathered, last)
 

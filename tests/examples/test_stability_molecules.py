@@ -64,6 +64,27 @@ def test_copies_go_on_where_they_stopped(benchmark, monkeypatch, tmp_path):
         run(benchmark, monkeypatch, folder, "--ps", 3, "--copies", 2)
 
 
+def test_molecules_shared_out_among_folders(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "STEPS_PER_PS", 5)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, name in ((one, "CH3OH"), (other, "H2O")):
+        folder.mkdir()
+        ase.io.write(folder / "molecules.xyz", [named(name)], format="extxyz")
+    run(benchmark, monkeypatch, one, "--ps", 2, "--beside", other)  # which has not begun
+    run(benchmark, monkeypatch, other, "--ps", 3, "--beside", one)
+    result = json.loads((tmp_path / "results" / "stability_molecules.json").read_text())
+    assert {name: row["picoseconds"] for name, row in result["molecules"].items()} == {"CH3OH": 2, "H2O": 3}
+    assert result["picoseconds_per_copy"] == 2
+    with pytest.raises(SystemExit, match="CH3OH"):
+        run(benchmark, monkeypatch, one, "--ps", 3, "--beside", one)
+    progress = json.loads((one / "progress.json").read_text())
+    assert progress["picoseconds_per_copy"] == 2  # and nothing was run
+    progress["settings"]["time_step_fs"] = 9.0
+    (one / "progress.json").write_text(json.dumps(progress))
+    with pytest.raises(SystemExit, match="other settings"):
+        run(benchmark, monkeypatch, other, "--ps", 4, "--beside", one)
+
+
 def test_a_broken_bond_is_counted(benchmark):
     whole = named("H2O")
     whole.info.update(bonds=benchmark.covalent_bonds(whole.positions, whole.numbers), masses=np.ones(3))
