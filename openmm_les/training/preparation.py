@@ -96,6 +96,15 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
     if settings.init:
         copy = directory / INITIAL  # kept by the run, for when it is resumed
         initial = trained_model(copy if copy.is_file() else settings.init, elements, dtype)
+        unseen = ", ".join(symbol(z) for z in initial.elements if z not in elements)
+        if settings.only_data_elements:
+            initial.elements = elements
+        elif unseen:
+            say(
+                console,
+                f"the data hold no {unseen}: what the model says of them changes unseen (with "
+                "`only_data_elements` it refuses them)",
+            )
         if settings.short_range_only:
             initial.charge_head = NoCharges()
             initial.set_sources(None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from openmm_les.exceptions import DataError
+from openmm_les.exceptions import DataError, UnknownElementError
 from openmm_les.models.checkpoint import load_model, read_description, save_model
 from openmm_les.training.card import command_line
 from openmm_les.training.domain import add_domain
@@ -65,6 +67,19 @@ def test_charges_alone_are_tuned_on_their_labels(data, trained, tmp_path):
     assert "**Labels used: energies, dipoles, Born charges.**" in card
     assert "tuned on dipoles and Born charges" in card and "backbone frozen" in card
     assert "Charges follow from these alone" in card_of(trained)
+
+
+def test_a_model_knows_the_elements_of_its_data_alone(data, tmp_path):
+    console = Console(record=True, width=200, file=io.StringIO())
+    for folder, only in (("all", False), ("few", True)):
+        settings = TrainingSettings(data=(data,), init="peptide-gfn2-small", only_data_elements=only, **STEPS)
+        assert train(settings, tmp_path / folder, console=console)
+    assert console.export_text().count("the data hold no C, N, F, S, Cl:") == 1
+    assert load_model(tmp_path / "all" / MODEL).elements == load_model("peptide-gfn2-small").elements
+    few = load_model(tmp_path / "few" / MODEL)
+    assert few.elements == [1, 8] and few.domain is not None
+    with pytest.raises(UnknownElementError, match="knows H, O"):
+        few.evaluate(np.zeros((1, 3)), np.array([6]))
 
 
 def test_a_model_without_charges(data, tmp_path):
@@ -133,6 +148,7 @@ def test_reference_energies_can_be_given(data, tmp_path):
     ("change", "message"),
     [
         ({"freeze_backbone": True}, "say which with `init`"),
+        ({"only_data_elements": True}, "say which with `init`"),
         ({"short_range_only": True, "dipoles": True}, "no charges to train"),
         ({"dipole_weight": 0.0}, "`dipole_weight` must be positive"),
         ({"energy_unit": "stone"}, "no unit that is known"),
