@@ -155,7 +155,8 @@ class TrainingSettings:
             raise DataError("`freeze_backbone` trains the charges of a trained model: say which with `init`")
         if self.only_data_elements and not self.init:
             raise DataError(
-                "`only_data_elements` narrows a trained model: say which with `init`; a new one knows no others"
+                "`only_data_elements` narrows a trained model: say which with `init`; a new one knows no "
+                "others"
             )
         if self.freeze_backbone and self.charge_embedding:
             raise DataError(
