@@ -24,8 +24,8 @@ from rich.table import Table
 
 import openmm_les
 from openmm_les.embedding.report import MixedEnergies, MixedEnergyReporter
+from openmm_les.engine.force_reader import MLForceReader
 from openmm_les.engine.inputs import Structure, build_mm_system, load_force_field, read_structure
-from openmm_les.engine.reporters import MLForceReader
 
 EMBEDDINGS = ("mechanical", "electrostatic")
 

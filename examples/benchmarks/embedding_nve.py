@@ -23,7 +23,7 @@ from stability import drift
 
 import openmm_les
 from openmm_les.analysis.plots import figure_to
-from openmm_les.engine.reporters import MLForceReader
+from openmm_les.engine.force_reader import MLForceReader
 from openmm_les.units import ANGSTROM_PER_NM, E_ANGSTROM_PER_DEBYE
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import mdtraj
 import numpy as np
 
+from openmm_les.analysis.dcd import check_dcd, dcd_spacing
 from openmm_les.molecules import spanning_bonds
 from openmm_les.units import ANGSTROM_PER_NM, FS_PER_PS
 
 _HDF5 = (".h5", ".hdf5", ".lh5")
 _CHUNK_COORDINATES = 600_000  # of a chunk: some tens of MB with everything made from it
-_AKMA_PS = 0.04888821  # CHARMM's unit of time, in which a DCD header counts
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class TrajectorySource:
             total = self.loaded.n_frames
         else:
             assert self.path is not None
-            _check_dcd(self.path, self.stop)
+            check_dcd(self.path, self.stop)
             try:
                 with mdtraj.open(str(self.path)) as file:
                     total = len(file)
@@ -303,40 +302,6 @@ def topology_bonds(topology: mdtraj.Topology) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def dcd_spacing(path: Path) -> float | None:
-    """Time between frames by the header of a DCD file, ps; None where it says nothing.
-
-    mdtraj's own files hold a step of 1 in CHARMM's units whatever their times were.
-    """
-    with open(path, "rb") as file:
-        header = file.read(48)
-    if len(header) < 48 or header[4:8] != b"CORD":
-        return None
-    (interval,) = struct.unpack("<i", header[16:20])
-    (step,) = struct.unpack("<f", header[44:48])
-    if interval < 1 or not step > 0.0 or (interval == 1 and step == 1.0):
-        return None
-    return float(step * interval * _AKMA_PS)
-
-
-def _check_dcd(path: Path, stop: int | None) -> None:
-    """Refuse a DCD file that is shorter than its header says; mdtraj reads it without a word."""
-    if path.suffix != ".dcd":
-        return
-    with open(path, "rb") as file:
-        header = file.read(92)
-        if len(header) < 92 or header[4:8] != b"CORD":
-            raise ValueError(f"{path} is not a DCD file")
-        (claimed,) = struct.unpack("<i", header[8:12])
-    with mdtraj.open(str(path)) as file:
-        whole = len(file)
-    if whole < claimed and (stop is None or stop > whole):
-        raise ValueError(
-            f"{path} was cut off: its header says {claimed} frames, {whole} are there. "
-            f"Read those with `stop` {whole} (--stop {whole})"
-        )
-
-
 def _hdf5_chunks(
     path: Path, topology: mdtraj.Topology, atoms: np.ndarray | None, source: TrajectorySource
 ) -> Iterator[tuple[mdtraj.Trajectory, np.ndarray | None]]:
@@ -397,7 +362,6 @@ def _first_line(error: BaseException) -> str:
 __all__ = [
     "Frames",
     "TrajectorySource",
-    "dcd_spacing",
     "topology_bonds",
     "uniform_spacing",
 ]

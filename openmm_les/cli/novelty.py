@@ -8,7 +8,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from openmm_les.engine.reporters import MLForceReader
+from openmm_les.engine.force_reader import MLForceReader
 from openmm_les.models.domain import NOVEL
 
 COLUMN = "Largest ML novelty"

@@ -221,7 +221,7 @@ def _field_energy(settings: Settings, system: openmm.System) -> FieldEnergy | No
     if settings.electric_field is None:
         return None
     from openmm_les.engine.field_energy import FieldEnergy
-    from openmm_les.engine.reporters import MLForceReader
+    from openmm_les.engine.force_reader import MLForceReader
 
     return FieldEnergy(system, None if settings.ml == NONE else MLForceReader(system))
 

@@ -28,8 +28,9 @@ from openmm_les.embedding.mechanical import (
 )
 from openmm_les.embedding.regions import Region
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
-from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS, CouplingSettings, Surroundings
+from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS
 from openmm_les.engine.files import system_from_xml
+from openmm_les.engine.surroundings import CouplingSettings, Surroundings
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.units import OPENMM_COULOMB_CONSTANT
 

@@ -19,10 +19,10 @@ from openmm_les.embedding.field import add_field_on_charges
 from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
 from openmm_les.embedding.regions import find_region
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
-from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.embedded_force import EMBEDDED_PARAMETERS, make_embedded_force
 from openmm_les.engine.field import field_parameters, refuse_derivatives
 from openmm_les.engine.force import make_force
+from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.engine.topology import bonds_among
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.heads import NoCharges

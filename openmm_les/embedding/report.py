@@ -15,7 +15,7 @@ from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS
 from openmm_les.engine.field import FIELD_TERM
 from openmm_les.engine.field_energy import FieldEnergy
-from openmm_les.engine.reporters import MLForceReader
+from openmm_les.engine.force_reader import MLForceReader
 
 COLUMNS = (
     "MM energy (kJ/mol)",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from openmm_les.electrostatics import ChargeCoupling
 from openmm_les.electrostatics.cross_pairs import cross_pairs
 from openmm_les.engine.boundary import ForceBoundary
+from openmm_les.engine.surroundings import CouplingSettings, Surroundings
 from openmm_les.models.long_range import External
 from openmm_les.models.model import LESModel
 from openmm_les.models.uniform_field import external_energy, field_energy, superposed
@@ -28,58 +28,6 @@ from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV, OPENMM_COULOMB_
 
 LAMBDA_ELECTROSTATICS = "lambda_electrostatics"
 """Name of the global parameter that scales the energy between latent and MM charges."""
-GUARD_DISTANCE = 1.2
-"""Å. In a hydrogen bond hydrogens stay beyond 1.5 Å; nearer, an MM charge without a repulsive core
-falls into a latent one."""
-
-
-@dataclass(frozen=True)
-class CouplingSettings:
-    """Numerics and options of electrostatic embedding; the energy does not depend on the first two."""
-
-    cutoff: float = 12.0
-    """Å, of the pairs beside the mesh; shortened where the box asks for it"""
-    tolerance: float = 5e-4
-    """Errors of the coupling's forces over its forces, root mean squares"""
-    mm_smearing: float = 0.0
-    """Å, makes MM charges Gaussians of this width where they meet the region's"""
-    guard_distance: float = GUARD_DISTANCE
-    """Å, from an ML atom to an MM charge without Lennard-Jones, below which a warning is given; 0 = never"""
-
-    def __post_init__(self) -> None:
-        for name in ("cutoff", "tolerance", "mm_smearing", "guard_distance"):
-            value = getattr(self, name)
-            if not (
-                math.isfinite(value) and value >= 0.0 and (value > 0.0 or name not in ("cutoff", "tolerance"))
-            ):
-                raise ValueError(f"`{name}` of CouplingSettings must be positive, got {value}")
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """MM charges around a region, as a force field describes them."""
-
-    atoms: list[int]
-    """[n_mm], particle indices"""
-    charges: list[float]
-    """[n_mm], e"""
-    bare: list[int] = field(default_factory=list)
-    """Indices into ``atoms`` of charges without a Lennard-Jones core"""
-    excluded: list[tuple[int, int]] = field(default_factory=list)
-    """Exceptions over the border: (index of the ML atom in the region, index into ``atoms``)"""
-    excluded_shares: list[float] = field(default_factory=list)
-    """Part of the interaction of each that the force field leaves out"""
-
-    def first(self, n_ml: int, n_mm: int) -> Surroundings:
-        """Those around the first ``n_ml`` ML atoms, the first ``n_mm`` of them."""
-        kept = [k for k, (i, j) in enumerate(self.excluded) if i < n_ml and j < n_mm]
-        return Surroundings(
-            self.atoms[:n_mm],
-            self.charges[:n_mm],
-            [j for j in self.bare if j < n_mm],
-            [self.excluded[k] for k in kept],
-            [self.excluded_shares[k] for k in kept],
-        )
 
 
 class Terms(NamedTuple):
@@ -410,13 +358,4 @@ class IsolatedEmbedded(EmbeddedBoundary):
         return energy, forces
 
 
-__all__ = [
-    "GUARD_DISTANCE",
-    "LAMBDA_ELECTROSTATICS",
-    "CouplingSettings",
-    "EmbeddedBoundary",
-    "IsolatedEmbedded",
-    "PeriodicEmbedded",
-    "Surroundings",
-    "Terms",
-]
+__all__ = ["LAMBDA_ELECTROSTATICS", "EmbeddedBoundary", "IsolatedEmbedded", "PeriodicEmbedded", "Terms"]

@@ -11,16 +11,15 @@ from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS
 from openmm_les.engine.compile import compile_force, trial_positions
 from openmm_les.engine.embedded import (
     LAMBDA_ELECTROSTATICS,
-    CouplingSettings,
     EmbeddedBoundary,
     IsolatedEmbedded,
     PeriodicEmbedded,
-    Surroundings,
 )
 from openmm_les.engine.field import check_feels_field, field_parameters
 from openmm_les.engine.field_forces import IsolatedFieldEmbedded, PeriodicFieldEmbedded
 from openmm_les.engine.force import CHECKED_ATOMS, warn_of_sharp_cut, wrap_script
 from openmm_les.engine.routes import choose_route
+from openmm_les.engine.surroundings import CouplingSettings, Surroundings
 from openmm_les.models.model import LESModel
 
 EMBEDDED_PARAMETERS = (LAMBDA_ELECTROSTATICS, LAMBDA_INTERPOLATE)

@@ -7,7 +7,7 @@ import openmm
 from openmm import unit
 
 from openmm_les.engine.field import FIELD_FORCE_NAME, FIELD_PARAMETERS, FIELD_TERM
-from openmm_les.engine.reporters import MLForceReader
+from openmm_les.engine.force_reader import MLForceReader
 from openmm_les.units import KJ_PER_MOL_PER_EV
 
 # Force fields round charges to a few digits.

@@ -11,8 +11,9 @@ from mdtraj.formats import HDF5TrajectoryFile
 from openmm import app, unit
 
 from openmm_les.analysis.charges import ChargeModel
+from openmm_les.analysis.dcd import dcd_spacing
 from openmm_les.analysis.dipoles import CellDipole, DipoleSeries, MoleculeSums, compute_dipoles
-from openmm_les.analysis.trajectories import TrajectorySource, dcd_spacing, uniform_spacing
+from openmm_les.analysis.trajectories import TrajectorySource, uniform_spacing
 from openmm_les.molecules import spanning_bonds
 from tests.analysis.systems import BOX, bound_model, jittered, places_of, topology_of, trajectory_of, wrapped
 from tests.builders import multipole_model

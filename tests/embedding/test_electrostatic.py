@@ -8,9 +8,9 @@ from openmm import app, unit
 from openmm_les import create_mixed_system, create_system
 from openmm_les.embedding.electrostatic import find_surroundings
 from openmm_les.embedding.regions import find_region
-from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.files import system_from_xml
 from openmm_les.engine.routes import available_routes
+from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.exceptions import EmbeddingError, RouteError
 from tests.embedding.conftest import create_mm_system, solvate
 from tests.embedding.pinned import charges_of, nonbonded_only, part_of, pinned_model

@@ -8,9 +8,9 @@ import pytest
 
 from openmm_les import create_mixed_system, energies_at
 from openmm_les.embedding.regions import find_region
-from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.files import system_from_xml
-from openmm_les.engine.reporters import MLForceReader
+from openmm_les.engine.force_reader import MLForceReader
+from openmm_les.engine.surroundings import CouplingSettings
 from tests.embedding.conftest import solvate
 from tests.engine.builders import (
     ROUTES_HERE,

@@ -9,11 +9,11 @@ from openmm import unit
 
 from openmm_les import create_mixed_system
 from openmm_les.embedding.electrostatic import nonbonded_parameters
-from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.field import FIELD_PARAMETERS
 from openmm_les.engine.field_energy import FieldEnergy
 from openmm_les.engine.files import system_from_xml
-from openmm_les.engine.reporters import MLForceReader
+from openmm_les.engine.force_reader import MLForceReader
+from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.exceptions import EmbeddingError
 from tests.embedding.conftest import solvate
 from tests.embedding.pinned import charges_of, pinned_model

@@ -14,7 +14,7 @@ from openmmml.mlpotential import MLPotentialImpl
 from openmm_les import create_mixed_system, create_system
 from openmm_les.embedding import openmmml_entry
 from openmm_les.embedding.openmmml_potential import LESPotentialImpl
-from openmm_les.engine.embedded import CouplingSettings
+from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.exceptions import CheckpointError, EmbeddingError
 from openmm_les.models.checkpoint import list_models, save_model
 from tests.engine.builders import energy_of, forces_of, make_context

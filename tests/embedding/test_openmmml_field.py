@@ -10,8 +10,8 @@ from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les import create_mixed_system, create_system
 from openmm_les.embedding.electrostatic import nonbonded_force, nonbonded_parameters
-from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.field import FIELD_PARAMETERS
+from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.checkpoint import save_model
 from tests.embedding.conftest import solvate

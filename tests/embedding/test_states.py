@@ -10,8 +10,8 @@ from openmm import app, unit
 from openmm_les import create_mixed_system
 from openmm_les.embedding.electrostatic import INTERNAL_NAME, TAIL_NAME
 from openmm_les.embedding.states import energies_at
-from openmm_les.engine.embedded import CouplingSettings
 from openmm_les.engine.files import system_from_xml
+from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.exceptions import EmbeddingError
 from tests.embedding.conftest import create_mm_system, solvate
 from tests.engine.builders import (

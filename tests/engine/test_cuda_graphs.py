@@ -12,14 +12,9 @@ from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine import cuda_graphs
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, IsolatedForce, PeriodicForce
 from openmm_les.engine.cuda_graphs import SWITCH, ReplayedEmbedding, ReplayedForce, Rows, can_replay
-from openmm_les.engine.embedded import (
-    LAMBDA_ELECTROSTATICS,
-    CouplingSettings,
-    IsolatedEmbedded,
-    PeriodicEmbedded,
-    Surroundings,
-)
+from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS, IsolatedEmbedded, PeriodicEmbedded
 from openmm_les.engine.field_forces import IsolatedFieldForce
+from openmm_les.engine.surroundings import CouplingSettings, Surroundings
 from openmm_les.models.adapters.convert import convert_mace
 from openmm_les.neighbors import single_graph
 from tests.engine.builders import BOXES, equilibrating_model, quiet_model, water_and_formamide

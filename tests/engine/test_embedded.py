@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from openmm_les.engine.compile import freeze
-from openmm_les.engine.embedded import (
-    CouplingSettings,
-    IsolatedEmbedded,
-    PeriodicEmbedded,
-    Surroundings,
-)
+from openmm_les.engine.embedded import IsolatedEmbedded, PeriodicEmbedded
+from openmm_les.engine.surroundings import CouplingSettings, Surroundings
 from openmm_les.units import ANGSTROM_PER_NM, KJ_PER_MOL_PER_EV
 from tests.engine.builders import check_forces, quiet_model, run_module, water_and_formamide
 

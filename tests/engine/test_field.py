@@ -20,8 +20,9 @@ from openmm_les.engine.compile import freeze
 from openmm_les.engine.field import FIELD_PARAMETERS
 from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
 from openmm_les.engine.files import save_system
+from openmm_les.engine.force_reader import MLForceReader
 from openmm_les.engine.references import MoleculeReferences
-from openmm_les.engine.reporters import DipoleReporter, EnergyTermReporter, MLForceReader
+from openmm_les.engine.reporters import DipoleReporter, EnergyTermReporter
 from openmm_les.models.equilibration import ChargeEquilibration
 from openmm_les.models.heads import NoCharges
 from openmm_les.models.multipole_sources import MultipoleSources

@@ -11,11 +11,11 @@ import torch
 from openmm import app, unit
 
 from openmm_les.engine.files import system_from_xml
+from openmm_les.engine.force_reader import MLForceReader
 from openmm_les.engine.reporters import (
     DipoleReporter,
     EnergyTermReporter,
     LatentChargeReporter,
-    MLForceReader,
     NoveltyReporter,
 )
 from openmm_les.engine.system import create_system

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openmm_les.graph import Graph
-from openmm_les.models.equivariant import (
-    EquivariantBackbone,
-    Features,
-    TensorProduct,
-    angular_functions,
-    tensor_basis,
-)
+from openmm_les.models.equivariant import EquivariantBackbone
+from openmm_les.models.tensor_product import Features, TensorProduct, angular_functions, tensor_basis
 from tests.builders import (
     ELEMENTS,
     FORMAMIDE,

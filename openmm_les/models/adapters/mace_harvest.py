@@ -6,13 +6,14 @@ normalisation (folded into the weights), the head. What has no counterpart here 
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from openmm_les.exceptions import CheckpointError
 from openmm_les.models.adapters.mace_products import contraction_terms
+from openmm_les.models.adapters.mace_records import MACERecords, short_kind
 from openmm_les.models.adapters.unpickle import PickledModule, Record
 
 _INTERACTIONS = {
@@ -22,7 +23,6 @@ _INTERACTIONS = {
     "RealAgnosticDensityInteractionBlock": ("message", True),
     "RealAgnosticDensityResidualInteractionBlock": ("residual", True),
 }
-_ACTIVATIONS = {"silu": "silu", "tanh": "tanh"}
 
 Weights = Dict[str, Tensor]
 
@@ -41,21 +41,11 @@ class Harvest(NamedTuple):
     head: str
 
 
-class _Block(NamedTuple):
-    """Path of an e3nn product: irreps joined, weight, normalisation."""
-
-    first: int
-    second: int
-    out: int
-    factor: float
-    shape: Tuple[int, ...]
-
-
-class MACEHarvester:
+class MACEHarvester(MACERecords):
     """Reads one model out of a file; `harvest` is its only use."""
 
     def __init__(self, file: PickledModule, head: Optional[str] = None) -> None:
-        self.file = file
+        super().__init__(file)
         self.root: Record = file.root
         self.elements = [int(z) for z in self.numbers(self.root, "atomic_numbers")]
         self.cutoff = float(self.numbers(self.root, "r_max"))
@@ -122,7 +112,7 @@ class MACEHarvester:
 
     def layer(self, interaction: Record, product: Record, n_channels: int) -> Tuple[Dict[str, Any], Weights]:
         """Arguments and weights of one `MACELayer`."""
-        kind = _short(interaction)
+        kind = short_kind(interaction)
         if kind not in _INTERACTIONS:
             raise self.unsupported(f"the interaction {kind}; known are {', '.join(_INTERACTIONS)}")
         skip, density = _INTERACTIONS[kind]
@@ -205,7 +195,7 @@ class MACEHarvester:
         embedding = self.part(self.root, "radial_embedding")
         basis = self.part(embedding, "bessel_fn")
         settings: Dict[str, Any] = {"power": float(self.numbers(self.part(embedding, "cutoff_fn"), "p"))}
-        kind = _short(basis)
+        kind = short_kind(basis)
         if kind == "BesselBasis":
             centers = self.numbers(basis, "bessel_weights")
             settings["basis"] = "bessel"
@@ -220,9 +210,9 @@ class MACEHarvester:
         transform = embedding.get("distance_transform")
         if transform is not None:
             names = {"AgnesiTransform": ("agnesi", "aqp"), "SoftTransform": ("soft", ("alpha",))}
-            if _short(transform) not in names:
-                raise self.unsupported(f"the distance transform {_short(transform)}")
-            name, parameters = names[_short(transform)]
+            if short_kind(transform) not in names:
+                raise self.unsupported(f"the distance transform {short_kind(transform)}")
+            name, parameters = names[short_kind(transform)]
             settings["transform"] = name
             settings["parameters"] = [float(self.numbers(transform, p)) for p in parameters]
             settings["radii"] = self.radii(transform)
@@ -266,7 +256,7 @@ class MACEHarvester:
         records = self.part(self.root, name).children()
         for i, record in enumerate(records):
             layer = n_layers - 1 if len(records) == 1 else i
-            kind = _short(record)
+            kind = short_kind(record)
             maps = {
                 "LinearReadoutBlock": ("linear",),
                 "NonLinearReadoutBlock": ("linear_1", "linear_2"),
@@ -302,143 +292,6 @@ class MACEHarvester:
                 )
             )
         return settings, weights
-
-    def network(self, record: Record) -> Tuple[List[Tensor], List[int]]:
-        """Matrices of an e3nn FullyConnectedNet with silu, all factors folded in, and its widths."""
-        layers = record.children()
-        if _short(record) != "FullyConnectedNet" or not layers:
-            raise self.unsupported(f"the radial network {_short(record)}")
-        matrices, gain = [], 1.0
-        for i, layer in enumerate(layers):
-            matrix = self.tensor(self.part(layer, "weight"))
-            matrices.append(matrix * (gain * matrix.shape[0] ** -0.5))
-            act = layer.get("act")
-            if i < len(layers) - 1:
-                name, gain = self.activation(act)
-                if name != "silu":
-                    raise self.unsupported(f"{name} in the radial network")
-            elif act is not None:
-                raise self.unsupported("a radial network that ends with an activation")
-        return matrices, [matrix.shape[0] for matrix in matrices]
-
-    def activation(self, record: Any) -> Tuple[str, float]:
-        """Name and normalising factor of an activation."""
-        if record is None:
-            return "none", 1.0
-        name = _short(record.get("f", record))
-        if name not in _ACTIVATIONS:
-            raise self.unsupported(f"the activation {name}")
-        return _ACTIVATIONS[name], float(self.value(record.get("cst", 1.0)))
-
-    def linear(self, record: Record) -> Dict[int, Tensor]:
-        """Matrices [in, out] of an e3nn Linear by degree, factors folded in, inputs concatenated."""
-        if _short(record) != "Linear":
-            raise self.unsupported(f"{record.kind} in the place of e3nn.o3.Linear")
-        weight = self.tensor(self.part(record, "weight"))
-        irreps = self.irreps(self.part(record, "irreps_in"))
-        parts: Dict[int, List[Tuple[int, Tensor]]] = {}
-        begin = 0
-        for instruction in record.get("instructions") or []:
-            first, _, shape, factor = instruction.args[:4]
-            if int(first) < 0:
-                continue  # a bias
-            shape = tuple(int(n) for n in shape)
-            n = shape[0] * shape[1]
-            block = weight[begin : begin + n].view(shape) * float(factor)
-            parts.setdefault(irreps[int(first)][1], []).append((int(first), block))
-            begin += n
-        if begin != len(weight):
-            raise self.unsupported("a Linear whose weights do not fit its instructions")
-        return {
-            degree: torch.cat([b for _, b in sorted(blocks, key=lambda p: p[0])])
-            for degree, blocks in parts.items()
-        }
-
-    def element_linear(self, record: Record) -> Tuple[List[int], List[Tensor]]:
-        """Degrees and matrices [elements, in, out] of a product of features with element labels."""
-        weight = self.tensor(self.part(record, "weight"))
-        irreps = self.irreps(self.part(record, "irreps_in1"))
-        degrees, matrices = [], []
-        begin = 0
-        for block in self.blocks(record):
-            degree = irreps[block.first][1]
-            n = block.shape[0] * block.shape[1] * block.shape[2]
-            own = weight[begin : begin + n].view(block.shape).permute(1, 0, 2)
-            # The coupling of l with a scalar is the unit matrix over √(2l + 1).
-            matrices.append(own * (block.factor / (2 * degree + 1) ** 0.5))
-            degrees.append(degree)
-            begin += n
-        if degrees != sorted(set(degrees)):
-            raise self.unsupported("a skip connection that joins several features of one degree")
-        return degrees, matrices
-
-    def blocks(self, record: Record) -> List[_Block]:
-        """Instructions of an e3nn TensorProduct."""
-        found = []
-        for instruction in self.part(record, "instructions"):
-            first, second, out, mode, has_weight, factor, shape = instruction.args[:7]
-            if mode not in ("uvu", "uvw") or not has_weight:
-                raise self.unsupported(f"a tensor product of mode {mode}")
-            found.append(_Block(int(first), int(second), int(out), float(factor), tuple(map(int, shape))))
-        return found
-
-    def irreps(self, record: Any) -> List[Tuple[int, int]]:
-        """Channels and degree of each part of an e3nn Irreps; parities must be (-1)^l."""
-        found = []
-        for part in _unpack(record):
-            mul, irrep = _unpack(part)
-            degree, parity = _unpack(irrep)
-            if int(parity) != (-1) ** int(degree):
-                raise self.unsupported(f"features of unnatural parity ({degree}{'eo'[int(parity) < 0]})")
-            found.append((int(mul), int(degree)))
-        return found
-
-    def part(self, record: Any, *names: str) -> Any:
-        """What lies at a path of names below a record; says so where it is missing."""
-        for name in names:
-            found = record.get(name) if isinstance(record, Record) else None
-            if found is None:
-                raise CheckpointError(
-                    f"{self.file.path} lacks {name!r} in {getattr(record, 'kind', type(record).__name__)}: "
-                    "not a MACE, or of a version that this openmm-les does not know"
-                )
-            record = found
-        return record
-
-    def numbers(self, record: Record, name: str) -> Tensor:
-        """Buffer or parameter, float64 or int64."""
-        return self.tensor(self.part(record, name))
-
-    def tensor(self, value: Any) -> Tensor:
-        """Numbers of a tensor record, float64 where they are floating point."""
-        found = self.file.tensor(value)
-        if not found.is_floating_point():
-            return found.to(torch.int64)
-        if not bool(torch.isfinite(found).all()):
-            raise CheckpointError(f"{self.file.path} holds NaN or infinite weights")
-        return found.to(torch.float64)
-
-    def value(self, value: Any) -> float:
-        """A number that may be a tensor."""
-        return float(value if isinstance(value, (int, float)) else self.tensor(value))
-
-    def unsupported(self, what: str) -> CheckpointError:
-        """Error that names what the model has and this version has not."""
-        return CheckpointError(f"{self.file.path} has {what}, which this openmm-les cannot rebuild")
-
-
-def _short(record: Any) -> str:
-    """Class name of a record, its module left out."""
-    kind = record.kind if isinstance(record, Record) else getattr(record, "kind", type(record).__name__)
-    return str(kind).rpartition(".")[2]
-
-
-def _unpack(record: Any) -> Sequence[Any]:
-    """Members of a pickled tuple subclass, which stand in its arguments."""
-    values = record.args if isinstance(record, Record) else record
-    while len(values) == 1 and isinstance(values[0], (tuple, list)):
-        values = values[0]
-    return values
 
 
 __all__ = ["Harvest", "MACEHarvester"]

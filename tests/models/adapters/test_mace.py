@@ -12,7 +12,7 @@ import torch
 
 from openmm_les.exceptions import CheckpointError, LicenseWarning
 from openmm_les.models.adapters.convert import convert_mace
-from openmm_les.models.adapters.mace import Readout, SymmetricContraction
+from openmm_les.models.adapters.mace_blocks import Readout, SymmetricContraction
 from openmm_les.models.checkpoint import load_model, model_card, read_description, save_model
 from tests.models.adapters.files import REFERENCES, replaced, unpack
 
