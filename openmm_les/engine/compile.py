@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import torch
@@ -60,6 +61,7 @@ def check_forms(
     total energies, mostly reference energies in double, are held to far more digits.
     """
     tolerance = _TOLERANCES[force.dtype]
+    script = reloaded(script)
     frozen = freeze(script)
     results = {
         "eager": _run(force, force, positions, box),
@@ -90,6 +92,26 @@ def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
         return torch.jit.freeze(script.eval())
 
 
+def archive_of(script: torch.jit.ScriptModule) -> bytes:
+    """What `torch.jit.save` writes."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        torch.jit.save(script, buffer)
+    return buffer.getvalue()
+
+
+def reloaded(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """The same module with code of its own, which goes when it goes.
+
+    What TorchScript's optimiser makes of a module that was scripted here stays until the process ends,
+    some 65 MB of each.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        return torch.jit.load(io.BytesIO(archive_of(script))).eval()
+
+
 def _run(
     form: torch.nn.Module, force: ForceBoundary, positions: Tensor, box: Tensor | None
 ) -> tuple[float, Tensor]:
@@ -117,4 +139,4 @@ def trial_positions(n_atoms: int, box: Tensor | None = None) -> Tensor:
     return torch.clamp(0.16 * side / widths, max=1.0) * lattice / side @ box.to(torch.float64)
 
 
-__all__ = ["check_forms", "compile_force", "freeze", "trial_positions"]
+__all__ = ["archive_of", "check_forms", "compile_force", "freeze", "reloaded", "trial_positions"]

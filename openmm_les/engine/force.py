@@ -16,7 +16,7 @@ from openmm import unit
 from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
-from openmm_les.engine.compile import compile_force, trial_positions
+from openmm_les.engine.compile import archive_of, compile_force, reloaded, trial_positions
 from openmm_les.engine.cuda_graphs import NotRecordedError, ReplayedForce, replayed_force
 from openmm_les.engine.field import FIELD_PARAMETERS, check_feels_field, field_parameters
 from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
@@ -239,16 +239,12 @@ def wrap_script(
     particles : [n], those whose positions the module takes (route "python" only); None = all
     """
     if route == "torchforce":
-        force = import_torchforce().TorchForce(script)
+        force = import_torchforce().TorchForce(reloaded(script))
         force.setOutputsForces(True)
         for name, value in parameters.items():
             force.addGlobalParameter(name, value)
     else:
-        archive = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-            torch.jit.save(script, archive)
-        function = PythonForceFunction(archive.getvalue(), periodic, device, tuple(parameters))
+        function = PythonForceFunction(archive_of(script), periodic, device, tuple(parameters))
         force = openmm.PythonForce(function, dict(parameters))
         if particles is not None:
             force.setParticles([int(i) for i in particles])
