@@ -102,10 +102,9 @@ def train(
     freeze_backbone: Annotated[
         bool, typer.Option("--freeze-backbone", help="With --init: train the charges only.")
     ] = False,
-    only_data_elements: Annotated[
-        bool,
-        typer.Option("--only-data-elements", help="With --init: refuse elements that the data do not hold."),
-    ] = False,
+    elements: Annotated[
+        str, typer.Option(help='Those that the model is for, "H,O"; it refuses others. Default: all.')
+    ] = "",
     charge_start: Annotated[
         float, typer.Option(help="Fraction of the run after which charges leave the elements' values.")
     ] = 0.15,

@@ -30,6 +30,7 @@ from openmm_les.training.readers import read_configurations
 from openmm_les.training.settings import TrainingSettings
 from openmm_les.training.starting_model import (
     build_model,
+    chosen_elements,
     give_charge_embedding,
     give_multipoles,
     given_reference_energies,
@@ -96,15 +97,6 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
     if settings.init:
         copy = directory / INITIAL  # kept by the run, for when it is resumed
         initial = trained_model(copy if copy.is_file() else settings.init, elements, dtype)
-        unseen = ", ".join(symbol(z) for z in initial.elements if z not in elements)
-        if settings.only_data_elements:
-            initial.elements = elements
-        elif unseen:
-            say(
-                console,
-                f"the data hold no {unseen}: what the model says of them changes unseen (with "
-                "`only_data_elements` it refuses them)",
-            )
         if settings.short_range_only:
             initial.charge_head = NoCharges()
             initial.set_sources(None)
@@ -150,6 +142,15 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
                 console,
                 f"starting from {Path(settings.init).name}; reference energies shift by {shift:.3g} eV",
             )
+    if settings.elements:
+        model.elements = chosen_elements(settings.elements, model.elements)
+    unseen = ", ".join(symbol(z) for z in model.elements if z not in elements)
+    if unseen:
+        say(
+            console,
+            f"the data hold no {unseen}: what the model says of them changes unseen; `elements` (--elements) "
+            "makes it refuse them",
+        )
     if settings.polarizability_labels and not model.responds:
         raise DataError("`polarizability_labels` need a model that is polarizable: give `polarizability`")
     n_parameters = sum(p.numel() for p in model.parameters())

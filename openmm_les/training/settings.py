@@ -100,8 +100,8 @@ class TrainingSettings:
     """what keeps its total charge in `equilibration`: each "molecule" or "configuration" as a whole"""
     freeze_backbone: bool = False
     """train the charge head only (with `init`)"""
-    only_data_elements: bool = False
-    """the model refuses elements that the data do not hold (with `init`)"""
+    elements: str = ""
+    """"H,O": those that the model is for, others it refuses; empty: all that it learned"""
     charge_start: float = 0.15
     """fraction of the run in which charges stay at the elements' values; see `LESTraining`"""
     charge_gain: float = 0.1
@@ -153,11 +153,6 @@ class TrainingSettings:
             raise DataError(f"`dtype` must be float32 or float64, got {self.dtype!r}")
         if self.freeze_backbone and not self.init:
             raise DataError("`freeze_backbone` trains the charges of a trained model: say which with `init`")
-        if self.only_data_elements and not self.init:
-            raise DataError(
-                "`only_data_elements` narrows a trained model: say which with `init`; a new one knows no "
-                "others"
-            )
         if self.freeze_backbone and self.charge_embedding:
             raise DataError(
                 "`charge_embedding` is a part of the backbone, which `freeze_backbone` leaves untrained"

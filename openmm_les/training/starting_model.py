@@ -115,6 +115,23 @@ def trained_model(name_or_path: str | Path, elements: list[int], dtype: torch.dt
     return model.to(dtype).train()
 
 
+def chosen_elements(text: str, known: list[int]) -> list[int]:
+    """Atomic numbers of ``"H,O"``, ascending.
+
+    Raises
+    ------
+    DataError
+        Not of that form, or not among those that the model knows.
+    """
+    names = text.replace(",", " ").split()
+    wrong = [name for name in names if atomic_numbers.get(name) not in known]
+    if wrong or not names:
+        raise DataError(
+            f"elements must read like H,O and be among {', '.join(map(symbol, known))}; got {text!r}"
+        )
+    return sorted({atomic_numbers[name] for name in names})
+
+
 def given_reference_energies(text: str, elements: list[int]) -> np.ndarray:
     """Reference energies of ``"H=-13.6,O=-2041.2"``, [n_elements] in eV.
 

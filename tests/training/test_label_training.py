@@ -69,10 +69,10 @@ def test_charges_alone_are_tuned_on_their_labels(data, trained, tmp_path):
     assert "Charges follow from these alone" in card_of(trained)
 
 
-def test_a_model_knows_the_elements_of_its_data_alone(data, tmp_path):
+def test_a_model_is_for_the_elements_it_is_told(data, tmp_path):
     console = Console(record=True, width=200, file=io.StringIO())
-    for folder, only in (("all", False), ("few", True)):
-        settings = TrainingSettings(data=(data,), init="peptide-gfn2-small", only_data_elements=only, **STEPS)
+    for folder, elements in (("all", ""), ("few", "O, H")):
+        settings = TrainingSettings(data=(data,), init="peptide-gfn2-small", elements=elements, **STEPS)
         assert train(settings, tmp_path / folder, console=console)
     assert console.export_text().count("the data hold no C, N, F, S, Cl:") == 1
     assert load_model(tmp_path / "all" / MODEL).elements == load_model("peptide-gfn2-small").elements
@@ -80,6 +80,18 @@ def test_a_model_knows_the_elements_of_its_data_alone(data, tmp_path):
     assert few.elements == [1, 8] and few.domain is not None
     with pytest.raises(UnknownElementError, match="knows H, O"):
         few.evaluate(np.zeros((1, 3)), np.array([6]))
+    # Others may be in the data, as distant ions are.
+    settings = TrainingSettings(data=(data,), elements="H", **STEPS)
+    assert train(settings, tmp_path / "one", console=_quiet())
+    assert load_model(tmp_path / "one" / MODEL).elements == [1]
+
+
+@pytest.mark.parametrize("elements", ["H,Xx", "C", ","])
+def test_elements_that_the_model_does_not_know(data, tmp_path, elements):
+    settings = TrainingSettings(data=(data,), elements=elements, **STEPS)
+    with pytest.raises(DataError, match=f"must read like H,O and be among H, O; got '{elements}'"):
+        train(settings, tmp_path / "run", console=_quiet())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_without_charges(data, tmp_path):
@@ -148,7 +160,6 @@ def test_reference_energies_can_be_given(data, tmp_path):
     ("change", "message"),
     [
         ({"freeze_backbone": True}, "say which with `init`"),
-        ({"only_data_elements": True}, "say which with `init`"),
         ({"short_range_only": True, "dipoles": True}, "no charges to train"),
         ({"dipole_weight": 0.0}, "`dipole_weight` must be positive"),
         ({"energy_unit": "stone"}, "no unit that is known"),
