@@ -41,6 +41,7 @@ def train(
     reference_energies: Annotated[
         str, typer.Option(help='Of the elements, "H=-13.6,O=-2041.2", eV; default: fitted.')
     ] = "",
+    groups: Annotated[str, typer.Option(help='Take these groups of the data only, "one,another".')] = "",
     max_force: Annotated[float, typer.Option(help="Drop configurations with larger forces, eV/Å.")] = 10.0,
     valid_fraction: Annotated[
         float, typer.Option(help="Held out by molecule where the data have no split.")

@@ -174,6 +174,26 @@ def split_configurations(
     return replace(configurations, split=np.where(configurations.split == "", drawn, configurations.split))
 
 
+def select_groups(configurations: Configurations, names: str) -> Configurations:
+    """Those of some groups, named as in "water30, water_cluster"; all where no name is given.
+
+    Raises
+    ------
+    DataError
+        There is none of a group.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        return configurations
+    found = sorted(set(configurations.group.tolist()))
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"no configurations of {', '.join(missing)} in the data, which hold {', '.join(found)}"
+        )
+    return configurations.select(np.isin(configurations.group, wanted))
+
+
 def fit_reference_energies(configurations: Configurations, elements: Sequence[int]) -> np.ndarray:
     """Energy per atom of each element that explains the total energies best, [n_elements] in eV.
 
@@ -192,5 +212,6 @@ __all__ = [
     "concatenate",
     "fit_reference_energies",
     "make_configurations",
+    "select_groups",
     "split_configurations",
 ]

@@ -22,6 +22,7 @@ from openmm_les.training.data import (
     Configurations,
     concatenate,
     fit_reference_energies,
+    select_groups,
     split_configurations,
 )
 from openmm_les.training.hdf5 import level_of_theory
@@ -61,6 +62,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
         valid = read(settings.valid)
         valid.split = np.full(len(valid), "valid")
         data = concatenate([data, valid])
+    data = select_groups(data, settings.groups)
     data, report = check_configurations(data, max_force=settings.max_force)
     for line in report.lines():
         say(console, line)

@@ -45,6 +45,8 @@ class TrainingSettings:
     born_charges_order: str = BORN_CHARGES_ORDERS[0]
     reference_energies: str = ""
     """"H=-13.6,O=-2041.2": eV of each element; empty: fitted to the training data"""
+    groups: str = ""
+    """"one,another": train on these groups of the data only"""
     max_force: float = 10.0
     """eV/Å; configurations with larger forces are dropped"""
     valid_fraction: float = 0.1

@@ -10,6 +10,7 @@ from openmm_les.training.data import (
     concatenate,
     fit_reference_energies,
     make_configurations,
+    select_groups,
     split_configurations,
 )
 from tests.training.toy import toy_configurations
@@ -23,6 +24,16 @@ def test_selection_keeps_atoms_with_their_configuration():
     np.testing.assert_array_equal(chosen.positions[chosen.atoms_of(1)], toy.positions[toy.atoms_of(2)])
     both = concatenate([toy, chosen])
     np.testing.assert_array_equal(both.forces[both.atoms_of(10)], toy.forces[toy.atoms_of(2)])
+
+
+def test_groups_are_selected_by_name():
+    toy = toy_configurations(9)
+    assert select_groups(toy, "") is toy
+    two = select_groups(toy, " water3,water1 ")
+    assert set(two.group) == {"water1", "water3"} and len(two) == 6
+    np.testing.assert_array_equal(two.energy, toy.energy[toy.group != "water2"])
+    with pytest.raises(DataError, match=r"no configurations of ice .* hold water1, water2, water3"):
+        select_groups(toy, "water1, ice")
 
 
 def test_arrays_of_other_shapes_are_refused():

@@ -94,6 +94,14 @@ def test_elements_that_the_model_does_not_know(data, tmp_path, elements):
     assert not (tmp_path / "run").exists()
 
 
+def test_training_on_some_groups(data, tmp_path):
+    settings = TrainingSettings(data=(data,), groups="water1,water3", **STEPS)
+    assert train(settings, tmp_path / "run", console=_quiet())
+    groups = read_description(tmp_path / "run" / MODEL)["metadata"]["training_data"]["groups"]
+    assert sorted(groups) == ["water1", "water3"]
+    assert "--groups water1,water3" in card_of(tmp_path / "run")
+
+
 def test_a_model_without_charges(data, tmp_path):
     settings = TrainingSettings(data=(data,), short_range_only=True, **STEPS)
     assert train(settings, tmp_path / "run", console=_quiet())
