@@ -30,14 +30,14 @@ def shipped_model(result: dict[str, Any]) -> Rows:
     """Held-out errors of a shipped model."""
     every, neutral = result["all"], result["dipole_neutral"]
     data = f"{every['configurations']} held-out configurations of {result['data'][0]}"
-    return [
-        (
-            f"`{result['model']}` on {data}",
-            f"forces {1000 * every['force_mae']:.1f} meV/Å, "
-            f"energies {1000 * every['energy_mae']:.1f} meV/atom; "
-            f"dipoles (never trained on, neutral) r {neutral['r']:.3f}, slope {neutral['slope']:.2f}",
-        )
-    ]
+    errors = (
+        f"forces {1000 * every['force_mae']:.1f} meV/Å, energies {1000 * every['energy_mae']:.1f} meV/atom"
+    )
+    if every["stress"]:
+        errors += f", stress r {every['stress']['r']:.3f}"
+    if neutral:
+        errors += f"; dipoles (never trained on, neutral) r {neutral['r']:.3f}, slope {neutral['slope']:.2f}"
+    return [(f"`{result['model']}` on {data}", errors)]
 
 
 def nve(result: dict[str, Any]) -> Rows:
@@ -270,7 +270,8 @@ def stability_molecules(result: dict[str, Any]) -> Rows:
     """Bonds of molecules that the model has not seen."""
     runs = result["molecules"].values()
     broken, frames = (sum(r[k] for r in runs) for k in ("frames_with_changed_bonds", "picoseconds"))
-    length = f"{result['copies']} × {result['picoseconds_per_copy']} ps each"
+    times = sorted({r["picoseconds"] // result["copies"] for r in runs})
+    length = f"{result['copies']} × {' to '.join(str(t) for t in times[:: max(1, len(times) - 1)])} ps each"
     what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {length}"
     return [(what, f"{broken} of {frames} frames with a broken bond")]
 
@@ -280,6 +281,10 @@ READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "peptide-gfn2-small-probes": shipped_model,
     "peptide-gfn2-small-contacts": shipped_model,
     "peptide-gfn2-small-near": shipped_model,
+    "water-gfn2-small-boxes": shipped_model,
+    "water-gfn2-small-clusters": shipped_model,
+    "water-gfn2-small-contacts": shipped_model,
+    "water-gfn2-small-near": shipped_model,
     "stability-nve": nve,
     "stability-nvt": nvt,
     "contact_walls": contact_walls,

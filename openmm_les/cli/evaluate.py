@@ -16,6 +16,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Name of a shipped model, or a model file.")],
     data: Annotated[list[Path], typer.Argument(help="HDF5 (flat, SPICE), extended XYZ, ASE database.")],
     split: Annotated[str, typer.Option(help="train, valid, test, or all.")] = "test",
+    groups: Annotated[str, typer.Option(help='Take these groups of the data only, "one,another".')] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the numbers as JSON.", show_default=False)
     ] = None,
@@ -55,6 +56,7 @@ def evaluate(
         model,
         data,
         split=split,
+        groups=groups,
         labels=LabelFormat(**{name: given[name] for name in LabelFormat.names()}),
         plot=plot,
         say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
@@ -73,10 +75,15 @@ def evaluate(
 
 def error_table(results: dict[str, Any]) -> Any:
     """Rich table of errors, a row for each group; columns for labels that the data have."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{results['model']} on {results['split']} data", title_justify="left")
-    table.add_column("group")
+    title = f"{results['model']} on {results['split']} data"
+    # Narrow, for eleven columns on a terminal of eighty.
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("group", overflow="fold", min_width=8)
     everything = results["all"]
     kinds = ("dipole", "born_charges", "polarizability", "stress")
     agreements = [name for name in kinds if everything[name] is not None]
@@ -90,7 +97,7 @@ def error_table(results: dict[str, Any]) -> Any:
     for name in agreements:
         columns += titles[name]
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in [*results["groups"].items(), ("all", everything)]:
         cells = [
             str(row["configurations"]),

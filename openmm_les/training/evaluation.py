@@ -15,7 +15,7 @@ from openmm_les.models.checkpoint import load_model
 from openmm_les.models.heads import NoCharges
 from openmm_les.training.batches import GraphData
 from openmm_les.training.checks import check_configurations
-from openmm_les.training.data import SPLITS, concatenate
+from openmm_les.training.data import SPLITS, concatenate, select_groups
 from openmm_les.training.labels import LabelFormat
 from openmm_les.training.metrics import SMALL_CHARGES, predict
 from openmm_les.training.plots import plot_parity
@@ -29,6 +29,7 @@ def evaluate_model(
     data: Sequence[str | Path],
     *,
     split: str = "test",
+    groups: str = "",
     labels: LabelFormat | None = None,
     plot: Path | None = None,
     say: Callable[[str], None] = logger.info,
@@ -43,6 +44,7 @@ def evaluate_model(
     model : name of a shipped model, or a file
     data : files, as `read_configurations` takes them
     split : "train", "valid", "test" or "all"
+    groups : "one,another": these groups of the data only
     labels : their names and units, where they are not those of the format
     plot : PNG of predictions against labels, written where given
     say : called with a line about each file's units
@@ -61,6 +63,7 @@ def evaluate_model(
         torch.set_num_threads(threads)
     les_model = load_model(model)
     configurations = concatenate([read_configurations(path, labels, say=say) for path in data])
+    configurations = select_groups(configurations, groups)
     if split != "all":
         chosen = configurations.split == split
         if not chosen.any():

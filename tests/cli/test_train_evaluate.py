@@ -67,6 +67,10 @@ def test_evaluate_prints_and_writes_errors(trained, tmp_path):
     numbers = json.loads(output.read_text(), parse_constant=pytest.fail)
     assert numbers["all"]["configurations"] == 4
     assert np.isfinite(numbers["all"]["force_mae"])
+    some = ["evaluate", model, str(data), "--split", "all", "--groups", "water1, water2"]
+    result = CliRunner().invoke(app, some)
+    assert result.exit_code == 0, result.output
+    assert "water2" in result.output and "water3" not in result.output
     again = CliRunner().invoke(app, ["evaluate", model, str(data), "-o", str(output)])
     assert again.exit_code == 2 and "exists" in again.output
 
@@ -94,6 +98,7 @@ def test_a_finished_run_resumes_to_nothing(trained):
         (["evaluate", "absent-model", "{data}"], "no model"),
         (["evaluate", "{model}", "{data}"], "no 'test' configurations"),
         (["evaluate", "{model}", "{data}", "--split", "best"], "`split` must be one of"),
+        (["evaluate", "{model}", "{data}", "--groups", "ice"], "no configurations of ice"),
         (["evaluate", "{model}", "{carbon}", "--split", "all"], "the data hold C; the model knows H O"),
     ],
 )
