@@ -270,8 +270,8 @@ def stability_molecules(result: dict[str, Any]) -> Rows:
     """Bonds of molecules that the model has not seen."""
     runs = result["molecules"].values()
     broken, frames = (sum(r[k] for r in runs) for k in ("frames_with_changed_bonds", "picoseconds"))
-    times = sorted({r["picoseconds"] // result["copies"] for r in runs})
-    length = f"{result['copies']} × {' to '.join(str(t) for t in times[:: max(1, len(times) - 1)])} ps each"
+    times = [r["picoseconds"] // result["copies"] for r in runs]
+    length = f"{result['copies']} × {' to '.join(map(str, sorted({min(times), max(times)})))} ps each"
     what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {length}"
     return [(what, f"{broken} of {frames} frames with a broken bond")]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -36,9 +38,7 @@ def compile_force(
     RouteError
         The module does not compile, or its forms differ.
     """
-    with warnings.catch_warnings():
-        # torch >= 2.10 calls TorchScript deprecated; it is what TorchForce runs.
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+    with _without_deprecation():
         try:
             script = torch.jit.script(force)
         except (RuntimeError, torch.jit.frontend.FrontendError) as error:
@@ -87,18 +87,24 @@ def check_forms(
 
 def freeze(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """Frozen form of a scripted module; what TorchForce runs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+    with _without_deprecation():
         return torch.jit.freeze(script.eval())
 
 
 def archive_of(script: torch.jit.ScriptModule) -> bytes:
     """What `torch.jit.save` writes."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+    with _without_deprecation():
         torch.jit.save(script, buffer)
     return buffer.getvalue()
+
+
+def from_archive(archive: bytes, device: torch.device | None = None) -> torch.jit.ScriptModule:
+    """What `archive_of` was made of, on a device (None = where it was)."""
+    import vesin_torch  # noqa: F401  registers a TorchScript class that the archive may hold
+
+    with _without_deprecation():
+        return torch.jit.load(io.BytesIO(archive), map_location=device).eval()
 
 
 def reloaded(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
@@ -107,9 +113,15 @@ def reloaded(script: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     What TorchScript's optimiser makes of a module that was scripted here stays until the process ends,
     some 65 MB of each.
     """
+    return from_archive(archive_of(script))
+
+
+@contextmanager
+def _without_deprecation() -> Iterator[None]:
+    """torch >= 2.10 calls TorchScript deprecated; it is what TorchForce runs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        return torch.jit.load(io.BytesIO(archive_of(script))).eval()
+        yield
 
 
 def _run(
@@ -139,4 +151,12 @@ def trial_positions(n_atoms: int, box: Tensor | None = None) -> Tensor:
     return torch.clamp(0.16 * side / widths, max=1.0) * lattice / side @ box.to(torch.float64)
 
 
-__all__ = ["archive_of", "check_forms", "compile_force", "freeze", "reloaded", "trial_positions"]
+__all__ = [
+    "archive_of",
+    "check_forms",
+    "compile_force",
+    "freeze",
+    "from_archive",
+    "reloaded",
+    "trial_positions",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import uuid
 import warnings
@@ -16,7 +15,7 @@ from openmm import unit
 from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, PRECISIONS, IsolatedForce, PeriodicForce
-from openmm_les.engine.compile import archive_of, compile_force, reloaded, trial_positions
+from openmm_les.engine.compile import archive_of, compile_force, from_archive, reloaded, trial_positions
 from openmm_les.engine.cuda_graphs import NotRecordedError, ReplayedForce, replayed_force
 from openmm_les.engine.field import FIELD_PARAMETERS, check_feels_field, field_parameters
 from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
@@ -69,16 +68,11 @@ class PythonForceFunction:
     def module(self) -> torch.jit.ScriptModule:
         """The scripted module on its device, made at the first call."""
         if self._module is None:
-            self._module = self._loaded(self.torch_device())
-            self._replayed = replayed_force(self._module, lambda: self._loaded(torch.device("cpu")))
+            self._module = from_archive(self.archive, self.torch_device())
+            self._replayed = replayed_force(
+                self._module, lambda: from_archive(self.archive, torch.device("cpu"))
+            )
         return self._module
-
-    def _loaded(self, device: torch.device) -> torch.jit.ScriptModule:
-        import vesin_torch  # noqa: F401  registers a TorchScript class that the archive may hold
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-            return torch.jit.load(io.BytesIO(self.archive), map_location=device).eval()
 
     def torch_device(self) -> torch.device:
         """The device to run on."""
