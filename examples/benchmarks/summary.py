@@ -1,7 +1,7 @@
-"""The table of measured numbers in the README, from the JSON files that the benchmarks wrote.
+"""The tables of measured numbers, from the JSON files that the benchmarks wrote.
 
-    python examples/benchmarks/summary.py            # shows it
-    python examples/benchmarks/summary.py --write    # puts it into the README
+    python examples/benchmarks/summary.py            # shows all
+    python examples/benchmarks/summary.py --write    # puts all into docs/measured.md, some into the README
 
 A benchmark has its rows here as soon as its file lies in ``results``.
 """
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+MEASURED = ROOT / "docs" / "measured.md"
 BEGIN, END = (
     "<!-- begin of the table that examples/benchmarks/summary.py writes -->",
     "<!-- end of the table -->",
@@ -276,74 +278,182 @@ def stability_molecules(result: dict[str, Any]) -> Rows:
     return [(what, f"{broken} of {frames} frames with a broken bond")]
 
 
-READERS: dict[str, Callable[[dict[str, Any]], Rows]] = {
-    "peptide-gfn2-small-test": shipped_model,
-    "peptide-gfn2-small-probes": shipped_model,
-    "peptide-gfn2-small-contacts": shipped_model,
-    "peptide-gfn2-small-near": shipped_model,
-    "water-gfn2-small-boxes": shipped_model,
-    "water-gfn2-small-clusters": shipped_model,
-    "water-gfn2-small-contacts": shipped_model,
-    "water-gfn2-small-near": shipped_model,
-    "stability-nve": nve,
-    "stability-nvt": nvt,
-    "contact_walls": contact_walls,
-    "stability_molecules": stability_molecules,
-    "stability_molecules-copies": stability_molecules,
-    "extensions": extensions,
-    "extensions-short": extensions,
-    "extensions_nve": extensions_nve,
-    "charge_states": charge_states,
-    "ion_response": ion_response,
-    "step_time-python": step_time,
-    "step_time-torchforce-python": step_time,
-    "electrostatics_scaling-1": electrostatics,
-    "multipole_speed": multipole_speed,
-    "overhead-python": overhead,
-    "cuda_graphs": cuda_graphs,
-    "step_time-python-CUDA": step_time,
-    "electrostatics_scaling-cuda": partial(electrostatics, key="median_ms"),
-    "overhead-python-CUDA": overhead,
-    "embedding_time-CUDA": embedding_time,
-    "water_nve": water_nve,
-    "embedding_interactions": embedding_interactions,
-    "embedding_nve": embedding_nve,
-    "embedding_time": embedding_time,
-    "embedding_box_size": embedding_box_size,
-    "dipeptides-seed0": partial(literature, "dipeptides"),
-    "dipeptides-seed1": partial(literature, "dipeptides"),
-    "dipeptides-latent-dipoles-seed0": partial(literature, "dipeptides"),
-    "dipeptides-latent-dipoles-seed1": partial(literature, "dipeptides"),
-    "dipeptides-late-charges-seed0": partial(literature, "dipeptides"),
-    "dipeptides-short-range-only-seed0": partial(literature, "dipeptides"),
-    "water-seed0": partial(literature, "water"),
+def charges_against_gfn2(result: dict[str, Any]) -> Rows:
+    """Born charges and dipoles, never trained on, beside the level of theory."""
+    test = result["test"]
+    born, dipoles = test["born_charges"], test["dipoles"]
+    return [
+        (
+            f"`{result['model']}` on {test['configurations']} held-out configurations of {result['data']}",
+            f"Born charges (never trained on) r² {born['r2']:.3f}, slope {born['slope']:.2f}, "
+            f"MAE {born['mae']:.3f} e; dipoles r² {dipoles['r2']:.3f}, slope {dipoles['slope']:.2f}",
+        )
+    ]
+
+
+def model_speed(result: dict[str, Any]) -> Rows:
+    """Force call of the scripted model on one thread."""
+    setting = f"`{result['model']}`, one thread, {result['device']}"
+    return [
+        (
+            f"force call of {name} ({row['atoms']} atoms), {setting}",
+            f"{row['times']['script, optimised']['median_ms']:.1f} ms",
+        )
+        for name, row in result["systems"].items()
+    ]
+
+
+def kept_memory(result: dict[str, Any]) -> Rows:
+    """Force calls with and without freed memory kept."""
+    rows = []
+    for box in result["boxes"]:
+        kept, given_back = box["kept"], box["given_back"]
+        rows.append(
+            (
+                f"force call of {box['waters']} waters, freed memory kept against given back",
+                f"{kept['processor_median_ms']:.0f} against {given_back['processor_median_ms']:.0f} ms, "
+                f"{kept['page_faults']:.0f} against {given_back['page_faults']:.0f} page faults, "
+                f"{kept['largest_MB']:.0f} against {given_back['largest_MB']:.0f} MB",
+            )
+        )
+    return rows
+
+
+def mace_comparison(result: dict[str, Any]) -> Rows:
+    """A published architecture in OpenMM, beside openmm-ml's own path."""
+    rows = []
+    for box in result["boxes"]:
+        ours, theirs = box["engines"]["les python"], box["engines"]["mace"]
+        times = " against ".join(f"{e['processor_seconds_per_step']:.2f}" for e in (ours, theirs))
+        memory = " against ".join(f"{e['peak_memory_MB']:.0f}" for e in (ours, theirs))
+        rows.append(
+            (
+                f"a converted MACE, {box['atoms']} atoms of water, against openmm-ml's own MACE",
+                f"{times} processor seconds a step, {memory} MB",
+            )
+        )
+    return rows
+
+
+Reader = Callable[[dict[str, Any]], Rows]
+
+SECTIONS: dict[str, dict[str, Reader]] = {
+    "Shipped models on held-out molecules": {
+        "peptide-gfn2-small-test": shipped_model,
+        "peptide-gfn2-small-probes": shipped_model,
+        "peptide-gfn2-small-contacts": shipped_model,
+        "peptide-gfn2-small-near": shipped_model,
+        "water-gfn2-small-boxes": shipped_model,
+        "water-gfn2-small-clusters": shipped_model,
+        "water-gfn2-small-contacts": shipped_model,
+        "water-gfn2-small-near": shipped_model,
+        "charges-against-gfn2": charges_against_gfn2,
+        "contact_walls": contact_walls,
+    },
+    "Stability": {
+        "stability_molecules": stability_molecules,
+        "stability_molecules-copies": stability_molecules,
+        "stability-nvt": nvt,
+        "stability-nve": nve,
+        "water_nve": water_nve,
+        "embedding_nve": embedding_nve,
+        "extensions_nve": extensions_nve,
+    },
+    "Data of the LES papers": {
+        "dipeptides-latent-dipoles-seed0": partial(literature, "dipeptides"),
+        "dipeptides-latent-dipoles-seed1": partial(literature, "dipeptides"),
+        "dipeptides-seed0": partial(literature, "dipeptides"),
+        "dipeptides-seed1": partial(literature, "dipeptides"),
+        "dipeptides-late-charges-seed0": partial(literature, "dipeptides"),
+        "dipeptides-short-range-only-seed0": partial(literature, "dipeptides"),
+        "water-seed0": partial(literature, "water"),
+    },
+    "Embedding": {
+        "embedding_interactions": embedding_interactions,
+        "embedding_box_size": embedding_box_size,
+        "ion_response": ion_response,
+    },
+    "Extensions": {
+        "extensions": extensions,
+        "extensions-short": extensions,
+        "charge_states": charge_states,
+    },
+    "Speed on a CPU": {
+        "model_speed": model_speed,
+        "kept_memory": kept_memory,
+        "step_time-python": step_time,
+        "step_time-torchforce-python": step_time,
+        "embedding_time": embedding_time,
+        "electrostatics_scaling-1": electrostatics,
+        "multipole_speed": multipole_speed,
+        "overhead-python": overhead,
+        "mace_comparison-openmmml-1.8": mace_comparison,
+    },
+    "Speed on a GPU": {
+        "cuda_graphs": cuda_graphs,
+        "step_time-python-CUDA": step_time,
+        "embedding_time-CUDA": embedding_time,
+        "electrostatics_scaling-cuda": partial(electrostatics, key="median_ms"),
+        "overhead-python-CUDA": overhead,
+    },
 }
+HEADLINES = (
+    "peptide-gfn2-small-test",
+    "charges-against-gfn2",
+    "water-gfn2-small-boxes",
+    "stability_molecules",
+    "stability-nve",
+    "dipeptides-latent-dipoles-seed0",
+    "dipeptides-latent-dipoles-seed1",
+    "model_speed",
+    "electrostatics_scaling-1",
+    "mace_comparison-openmmml-1.8",
+    "cuda_graphs",
+)
+"""Results that the README shows."""
 
 
-def table() -> str:
-    """Markdown table of all results that are there."""
+def table(readers: dict[str, Reader], folder: str) -> list[str]:
+    """Markdown table of the results that are there; ``folder`` leads to them from where it will stand."""
     lines = ["| what | measured | file |", "| --- | --- | --- |"]
-    for name, reader in READERS.items():
+    for name, reader in readers.items():
         path = RESULTS / f"{name}.json"
         if path.is_file():
-            link = f"[{name}](examples/benchmarks/results/{name}.json)"
-            lines += [
-                f"| {what} | {number} | {link} |" for what, number in reader(json.loads(path.read_text()))
-            ]
-    return "\n".join(lines)
+            link = f"[{name}]({folder}/{name}.json)"
+            found = reader(json.loads(path.read_text()))
+            lines += [f"| {what} | {number} | {link} |" for what, number in found]
+    return lines
+
+
+def headlines() -> str:
+    """The README's table."""
+    readers = {name: reader for section in SECTIONS.values() for name, reader in section.items()}
+    return "\n".join(table({name: readers[name] for name in HEADLINES}, "examples/benchmarks/results"))
+
+
+def everything() -> str:
+    """The tables of docs/measured.md."""
+    return "\n\n".join(
+        "\n".join([f"## {title}", "", *table(readers, "../examples/benchmarks/results")])
+        for title, readers in SECTIONS.items()
+    )
+
+
+TABLES: dict[Path, Callable[[], str]] = {README: headlines, MEASURED: everything}
+"""Where each table stands."""
 
 
 def main() -> None:
-    """Show the table or put it into the README."""
-    parser = argparse.ArgumentParser(description="The README's table of measured numbers.")
-    parser.add_argument("--write", action="store_true", help="put it into the README")
+    """Show the tables or put them where they stand."""
+    parser = argparse.ArgumentParser(description="The tables of measured numbers.")
+    parser.add_argument("--write", action="store_true", help="put them into README.md and docs/measured.md")
     if not parser.parse_args().write:
-        print(table())
+        print(everything())
         return
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    for path, written in TABLES.items():
+        before, rest = path.read_text().split(BEGIN)
+        _, after = rest.split(END)
+        path.write_text(f"{before}{BEGIN}\n{written()}\n{END}{after}")
 
 
 if __name__ == "__main__":
