@@ -17,6 +17,7 @@ LAYERS = {
     "units": 0,
     "exceptions": 0,
     "elements": 0,
+    "memory": 0,
     "graph": 1,
     "neighbors": 1,
     "pairs": 1,

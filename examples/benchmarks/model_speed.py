@@ -27,6 +27,7 @@ from rich.table import Table
 import openmm_les
 from openmm_les.engine.boundary import ForceBoundary, IsolatedForce, PeriodicForce
 from openmm_les.engine.compile import freeze
+from openmm_les.memory import keep_freed_memory
 from openmm_les.molecules import bonded_molecules
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--no-write", action="store_true", help="print only")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a force does
     model = openmm_les.load_model(options.model)
     table = Table("system", "what", "median ms", "least ms", "processor ms")
     results = {}

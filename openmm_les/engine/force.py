@@ -20,6 +20,7 @@ from openmm_les.engine.cuda_graphs import NotRecordedError, ReplayedForce, repla
 from openmm_les.engine.field import FIELD_PARAMETERS, check_feels_field, field_parameters
 from openmm_les.engine.field_forces import IsolatedFieldForce, PeriodicFieldForce
 from openmm_les.engine.routes import choose_route, import_torchforce
+from openmm_les.memory import keep_freed_memory
 from openmm_les.models.model import LESModel
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class PythonForceFunction:
     def module(self) -> torch.jit.ScriptModule:
         """The scripted module on its device, made at the first call."""
         if self._module is None:
+            keep_freed_memory()
             self._module = from_archive(self.archive, self.torch_device())
             self._replayed = replayed_force(
                 self._module, lambda: from_archive(self.archive, torch.device("cpu"))
@@ -233,6 +235,7 @@ def wrap_script(
     particles : [n], those whose positions the module takes (route "python" only); None = all
     """
     if route == "torchforce":
+        keep_freed_memory()
         force = import_torchforce().TorchForce(reloaded(script))
         force.setOutputsForces(True)
         for name, value in parameters.items():

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from openmm_les.exceptions import RunError
+from openmm_les.memory import keep_freed_memory
 from openmm_les.models.checkpoint import load_model, read_description, save_model
 from openmm_les.training.card import card
 from openmm_les.training.domain import fit_domain
@@ -57,6 +58,7 @@ def train(
     console = (console or Console()) if main else Console(quiet=True)
     if main and not resume and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(f"{directory} exists and is not empty: choose another, or --resume it")
+    keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     module = prepare(settings, directory, console)
