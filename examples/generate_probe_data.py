@@ -20,6 +20,9 @@ import argparse
 import contextlib
 import io
 import json
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -154,14 +157,13 @@ def label(
 
 
 def configurations(
-    molecules: list[Molecule], weights: np.ndarray, placing: Placing, count: int, seed: list[int]
+    molecules: list[Molecule], weights: np.ndarray, *, placing: Placing, count: int, seed: list[int]
 ) -> dict[str, np.ndarray]:
     """``count`` labelled configurations of the molecules of one split, as arrays of the file's layout."""
     rng = np.random.default_rng(seed)
     small = [m for m in molecules if len(m.numbers) <= LARGEST_PROBE]
     kinds = [[m for m in small if np.sign(m.charge) == sign] for sign in (-1, 0, 1)]
-    rows: dict[str, list] = {key: [] for key in ("numbers", "positions", "energy", "forces", "dipole")}
-    rows.update(total_charge=[], name=[])
+    rows: dict[str, list] = defaultdict(list)
     while len(rows["energy"]) < count:
         parts = [molecules[rng.choice(len(molecules), p=weights)]]
         positions = parts[0].positions
@@ -184,20 +186,11 @@ def configurations(
         strays = np.abs(found - [p.charge for p in parts]).max() > STRAY_CHARGE
         if (placing.nearest >= APART and strays) or np.abs(labels["forces"]).max() > LARGEST_FORCE:
             continue
-        for key, value in dict(numbers=numbers, positions=positions, **labels).items():
+        for key, value in dict(atomic_numbers=numbers, positions=positions, **labels).items():
             rows[key].append(value)
         rows["total_charge"].append(charge)
         rows["name"].append(f"{parts[0].name}/{'+'.join(p.name for p in parts[1:])}")
-    return {
-        "sizes": np.array([len(x) for x in rows["numbers"]]),
-        "atomic_numbers": np.concatenate(rows["numbers"]).astype(np.uint8),
-        "positions": np.concatenate(rows["positions"]).astype(np.float32),
-        "forces": np.concatenate(rows["forces"]).astype(np.float32),
-        "energy": np.array(rows["energy"], dtype=np.float64),
-        "dipole": np.array(rows["dipole"]),
-        "total_charge": np.array(rows["total_charge"]).astype(np.int8),
-        "name": np.array(rows["name"]),
-    }
+    return as_arrays(rows)
 
 
 def assemble(path: Path, parts: dict[Path, str], group: str) -> int:
@@ -220,6 +213,75 @@ def assemble(path: Path, parts: dict[Path, str], group: str) -> int:
     return len(sizes)
 
 
+def write_data(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    group: str,
+    settings: dict,
+    draw: Callable[[str], tuple[list[Molecule], np.ndarray]],
+    make: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    """Make and write what the command line asks for, in parts: an interrupted run goes on after the last.
+
+    Parameters
+    ----------
+    parser : says what cannot be used
+    options : with ``file``, ``count``, ``held_out`` and ``seed``
+    group : name of the configurations' group
+    settings : what parts of one file must share
+    draw : molecules of a split and their weights
+    make : labelled configurations of ``molecules``, ``weights``, ``count``, ``seed``
+    """
+    if options.count < 1 or options.held_out < 1:
+        parser.error("--count and --held-out must be positive")
+    if options.file.exists():
+        parser.error(f"{options.file} exists")
+    counts = {"valid": options.held_out, "test": options.held_out, "train": options.count}
+    folder = options.file.with_name(options.file.name + ".parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    noted = folder / "settings.json"
+    if noted.exists() and json.loads(noted.read_text()) != settings:
+        parser.error(f"{folder} holds parts made with other settings: {noted.read_text()}")
+    noted.write_text(json.dumps(settings))
+    parts: dict[Path, str] = {}
+    # tblite prints its version.
+    with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
+        for number, (split, count) in enumerate(counts.items()):
+            task = progress.add_task(split, total=count)
+            molecules, weights = draw(split)
+            for begin in range(0, count, PART):
+                size = min(PART, count - begin)
+                part = folder / f"{split}-{begin}-{size}-seed{options.seed}.npz"
+                if not part.exists():  # of an interrupted run
+                    seed = [options.seed, number, begin]
+                    arrays = make(molecules, weights, count=size, seed=seed)
+                    half = part.with_suffix(".half")
+                    with half.open("wb") as file:
+                        np.savez_compressed(file, **arrays)
+                    half.replace(part)
+                parts[part] = split
+                progress.advance(task, size)
+    print(f"{assemble(options.file, parts, group)} configurations in {options.file}")
+
+
+def as_arrays(rows: dict[str, list]) -> dict[str, np.ndarray]:
+    """Configurations, each a row of ``rows``, as arrays of the file's layout."""
+    arrays = {
+        "sizes": np.array([len(x) for x in rows["atomic_numbers"]]),
+        "atomic_numbers": np.concatenate(rows["atomic_numbers"]).astype(np.uint8),
+        "positions": np.concatenate(rows["positions"]).astype(np.float32),
+        "forces": np.concatenate(rows["forces"]).astype(np.float32),
+        "energy": np.array(rows["energy"], dtype=np.float64),
+        "dipole": np.array(rows["dipole"]),
+        "total_charge": np.array(rows["total_charge"]).astype(np.int8),
+        "name": np.array(rows["name"]),
+    }
+    for key in ("molecules", "molecule_charges"):
+        if key in rows:
+            arrays[key] = np.concatenate(rows[key]).astype(np.int16)
+    return arrays
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -239,37 +301,11 @@ def main() -> None:
         parser.error(f"--distances must rise from above 0, got {placing.nearest} {placing.farthest}")
     if not 0.0 <= placing.ion_share <= 1.0:
         parser.error(f"--ion-share must be between 0 and 1, got {placing.ion_share}")
-    if options.count < 1 or options.held_out < 1:
-        parser.error("--count and --held-out must be positive")
-    if options.file.exists():
-        parser.error(f"{options.file} exists")
-    counts = {"valid": options.held_out, "test": options.held_out, "train": options.count}
     settings = {**placing._asdict(), "groups": options.groups, "source": str(options.source)}
-    folder = options.file.with_name(options.file.name + ".parts")
-    folder.mkdir(parents=True, exist_ok=True)
-    noted = folder / "settings.json"
-    if noted.exists() and json.loads(noted.read_text()) != settings:
-        parser.error(f"{folder} holds parts made with other settings: {noted.read_text()}")
-    noted.write_text(json.dumps(settings))
-    parts: dict[Path, str] = {}
-    # tblite prints its version.
-    with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
-        for number, (split, count) in enumerate(counts.items()):
-            task = progress.add_task(split, total=count)
-            drawn = read_molecules(options.source, split, options.groups)
-            for begin in range(0, count, PART):
-                size = min(PART, count - begin)
-                part = folder / f"{split}-{begin}-{size}-seed{options.seed}.npz"
-                if not part.exists():  # of an interrupted run
-                    arrays = configurations(*drawn, placing, size, [options.seed, number, begin])
-                    half = part.with_suffix(".half")
-                    with half.open("wb") as file:
-                        np.savez_compressed(file, **arrays)
-                    half.replace(part)
-                parts[part] = split
-                progress.advance(task, size)
+    make = partial(configurations, placing=placing)
+    draw = partial(read_molecules, options.source, groups=options.groups)
     group = "probes" if placing.nearest >= APART else "contacts"
-    print(f"{assemble(options.file, parts, group)} configurations in {options.file}")
+    write_data(parser, options, group, settings, draw, make)
 
 
 if __name__ == "__main__":

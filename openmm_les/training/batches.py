@@ -117,9 +117,13 @@ class GraphData:
         return len(self.configurations)
 
     def _molecules(self, index: int, first: Tensor, second: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Molecule of each atom and charge of each molecule of one configuration, from its pairs."""
+        """Molecule of each atom and charge of each molecule of a configuration, as given or by its bonds."""
         c = self.configurations
         atoms = c.atoms_of(index)
+        given = c.molecules[atoms]
+        if not np.isnan(given).any():
+            _, firsts, molecules = np.unique(given, return_index=True, return_inverse=True)
+            return torch.from_numpy(molecules), torch.from_numpy(c.molecule_charges[atoms][firsts])
         numbers = c.numbers[atoms]
         positions = self.positions[atoms]
         vectors = positions[second] + shift @ self.cells[index] - positions[first]

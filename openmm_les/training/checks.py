@@ -80,7 +80,8 @@ def check_configurations(
     ------
     DataError
         NaN or infinite labels or positions, an impossible atomic number, an element the model
-        does not know, a cell without volume, positions or labels in other units, or nothing left.
+        does not know, a cell without volume, positions or labels in other units, molecules whose
+        charges do not add up to the total, or nothing left.
     """
     c = configurations
     if max_force <= 0.0:
@@ -88,6 +89,7 @@ def check_configurations(
     _check_finite(c)
     _check_elements(c, elements)
     _check_geometry(c)
+    _check_molecules(c)
     dropped = {}
     largest = np.maximum.reduceat(np.linalg.norm(c.forces, axis=1), c.offsets[:-1])  # [n]
     kept = largest <= max_force
@@ -159,6 +161,20 @@ def _check_elements(c: Configurations, known: Sequence[int]) -> None:
         raise DataError(
             f"the data hold {' '.join(map(symbol, unknown))}; the model knows {' '.join(map(symbol, known))}"
         )
+
+
+def _check_molecules(c: Configurations) -> None:
+    """Molecules, where they are given, each with one charge, which add up to the configuration's."""
+    given = ~np.isnan(np.add.reduceat(c.molecules, c.offsets[:-1]))
+    for i in np.flatnonzero(given).tolist():
+        molecules, charges = c.molecules[c.atoms_of(i)], c.molecule_charges[c.atoms_of(i)]
+        _, firsts, of_atom = np.unique(molecules, return_index=True, return_inverse=True)
+        total = charges[firsts].sum()
+        if not (charges == charges[firsts][of_atom]).all() or abs(total - c.total_charge[i]) > 1e-6:
+            raise DataError(
+                f"the `molecule_charges` of configuration {i} ({c.name[i]}) are not one for each of its "
+                f"`molecules`, or add up to {total:g} e instead of its total charge {c.total_charge[i]:g} e"
+            )
 
 
 def _check_geometry(c: Configurations) -> None:

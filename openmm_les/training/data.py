@@ -44,6 +44,10 @@ class Configurations:
     """[n_atoms, 3, 3], e, [atom, polarisation, displacement]; NaN where there is no label"""
     polarizability: np.ndarray
     """[n, 3, 3], Å³; NaN where there is no label"""
+    molecules: np.ndarray
+    """[n_atoms], index of each atom's molecule in its configuration; NaN where bonds decide"""
+    molecule_charges: np.ndarray
+    """[n_atoms], e, of each atom's molecule; NaN where bonds decide"""
     group: np.ndarray
     """[n], str: the kind of configuration, for errors by group"""
     name: np.ndarray
@@ -81,7 +85,7 @@ class Configurations:
         return Configurations(offsets=np.concatenate([[0], np.cumsum(sizes)]), **taken)
 
 
-_ATOM_FIELDS = ("numbers", "positions", "forces", "born_charges")
+_ATOM_FIELDS = ("numbers", "positions", "forces", "born_charges", "molecules", "molecule_charges")
 
 
 def concatenate(parts: Sequence[Configurations]) -> Configurations:
@@ -120,6 +124,8 @@ def make_configurations(
         "stress": np.full((n, 3, 3), np.nan),
         "born_charges": np.full((len(numbers), 3, 3), np.nan),
         "polarizability": np.full((n, 3, 3), np.nan),
+        "molecules": np.full(len(numbers), np.nan),
+        "molecule_charges": np.full(len(numbers), np.nan),
         "group": np.full(n, ""),
         "name": np.full(n, ""),
         "split": np.full(n, ""),

@@ -30,8 +30,10 @@ def read_hdf5(path: Path, labels: LabelFormat, say: Callable[[str], None]) -> Co
 
     Flat: ``atomic_numbers`` and ``positions`` of all atoms, ``offsets`` [n + 1] of the
     configurations, ``energy``, ``forces``; ``cell``, ``total_charge``, ``dipole``, ``stress`` or ``virial``
-    (dE/dstrain), ``born_charges`` or ``bec``, ``group``, ``name`` and ``split`` may be. Units stand in
-    an attribute ``units`` of each array, or of the file: "energy eV; forces eV/Angstrom; …".
+    (dE/dstrain), ``born_charges`` or ``bec``, ``group``, ``name`` and ``split`` may be, and, of all atoms,
+    ``molecules`` (indices within a configuration) with ``molecule_charges`` (e, of the atom's molecule):
+    without them bonds tell molecules, which torn ones have not. Units stand in an attribute ``units`` of
+    each array, or of the file: "energy eV; forces eV/Angstrom; …".
 
     SPICE: a group for each molecule with ``atomic_numbers``, ``conformations``, ``smiles``,
     ``dft_total_energy``, ``dft_total_gradient`` and units as attributes (Eastman et al., Sci. Data 10,
@@ -139,6 +141,8 @@ def _flat(
             stress=None if stress is None else units.stress(stress, cell),
             born_charges=None if born is None else in_born_order(born, labels.born_charges_order),
             polarizability=arrays.get(optional["polarizability"]),
+            molecules=arrays.get("molecules"),
+            molecule_charges=arrays.get("molecule_charges"),
             group=_strings(arrays.get("group", np.full(n, path.stem))),
             name=_strings(arrays["name"]) if "name" in arrays else None,
             split=_strings(arrays["split"]) if "split" in arrays else None,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_charge_that_no_molecule_claims_is_kept_by_the_whole():
     graph = charged.batch(np.array([2])).graph
     assert graph.molecule_charges.tolist() == [1.0]
     assert (graph.molecules == 0).all()
+
+
+def test_molecules_that_are_given_go_before_bonds():
+    data = toy_configurations(1)
+    torn = data.positions.copy()
+    torn[1] *= 2.5
+    for molecules, expected in ((np.full(3, np.nan), 2), (np.full(3, 7.0), 1)):
+        given = replace(data, positions=torn, molecules=molecules, molecule_charges=np.zeros(3))
+        graph = GraphData(given, 4.0).batch(np.array([0])).graph
+        assert len(graph.molecule_charges) == expected == int(graph.molecules.max()) + 1
 
 
 def test_periodic_pairs_survive_storage():

@@ -130,3 +130,18 @@ def test_rare_elements_are_named():
     toy.numbers[1] = 9
     _, report = check_configurations(toy)
     assert "elements in few configurations only: F 1" in list(report.lines())
+
+
+def test_molecules_are_conserved_as_given_or_refused():
+    data = toy_configurations(2)  # one water, and two
+    molecules = np.where(np.arange(9) < 6, 0.0, 1.0)
+    neutral = replace(data, molecules=molecules, molecule_charges=np.zeros(9))
+    checked, _ = check_configurations(neutral)
+    assert len(checked) == 2
+    for charges, message in (
+        (np.where(molecules == 0.0, 1.0, 0.0), "add up to 1 e instead of its total charge 0 e"),
+        (np.arange(9) % 2.0, "not one for each"),
+        (np.full(9, np.nan), "not one for each"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_configurations(replace(neutral, molecule_charges=charges))

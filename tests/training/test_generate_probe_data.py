@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -14,11 +13,9 @@ from scipy.spatial.distance import cdist
 from openmm_les.molecules import bonded_molecules
 from openmm_les.training.checks import check_configurations
 from openmm_les.training.readers import read_configurations
-from tests.builders import FORMAMIDE, FORMAMIDE_NUMBERS, WATER, WATER_NUMBERS
+from tests.training.small_source import source_file
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "generate_probe_data.py"
-AMMONIUM = 0.59 * np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-MOLECULES = [(WATER_NUMBERS, WATER, 0), (FORMAMIDE_NUMBERS, FORMAMIDE, 0), ([7, 1, 1, 1, 1], AMMONIUM, 1)]
 
 pytest.importorskip("tblite", reason="needs the extra `data`")
 
@@ -35,18 +32,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("probes") / "source.h5"
-    everything = [(*m, split) for split in ("train", "valid", "test") for m in MOLECULES]
-    with h5py.File(path, "w") as file:
-        file["offsets"] = np.concatenate([[0], np.cumsum([len(m[0]) for m in everything])])
-        file["atomic_numbers"] = np.concatenate([m[0] for m in everything]).astype(np.uint8)
-        file["positions"] = np.concatenate([m[1] for m in everything])
-        file["total_charge"] = np.array([m[2] for m in everything])
-        file["cell"] = np.zeros((len(everything), 3, 3))
-        file["split"] = np.char.encode([m[3] for m in everything])
-        file["group"] = np.full(len(everything), b"small")
-        file["name"] = np.array([b"water/0", b"formamide/0", b"ammonium/0"] * 3)
-    return path
+    return source_file(tmp_path_factory.mktemp("probes"))
 
 
 @pytest.fixture(scope="module")

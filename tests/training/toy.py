@@ -74,6 +74,8 @@ def toy_configurations(n: int = 24, seed: int = 0) -> Configurations:
         stress=np.full((n, 3, 3), np.nan),
         born_charges=np.array([_CHARGES[int(z)] * np.eye(3) for z in np.concatenate(numbers)]),
         polarizability=1.4 * (np.array(sizes) / 3).reshape(-1, 1, 1) * np.eye(3),
+        molecules=np.full(sum(sizes), np.nan),
+        molecule_charges=np.full(sum(sizes), np.nan),
         group=np.array([f"water{1 + c % 3}" for c in range(n)]),
         name=np.array([f"W{1 + c % 3}/{c}" for c in range(n)]),
         split=np.array(["valid" if c % 6 == 5 else "train" for c in range(n)]),
