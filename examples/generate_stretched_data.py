@@ -1,4 +1,4 @@
-"""Labels molecules with one bond stretched, or one proton shared, by GFN2-xTB.
+"""Labels molecules with one bond stretched, one atom displaced, or one proton shared, by GFN2-xTB.
 
     python examples/generate_stretched_data.py gfn2.h5 stretched.h5
 
@@ -9,7 +9,8 @@ configuration is a molecule or small cluster of the given file in which
 - a hydrogen stands anywhere from 0.8 to 3.2 Å from its atom, or
 - a hydrogen moves along its hydrogen bond, from its donor to the acceptor (a third of those that have
   hydrogen bonds; the acceptor's molecule, if it is another, comes up to 2.3 Å first), or
-- two parts of the molecule that one bond holds together stand 0.85 to 1.9 times as far apart.
+- two parts of the molecule that one bond holds together stand 0.85 to 1.9 times as far apart, or
+- a heavy atom stands 0.2 to 0.9 Å from its place, which strains rings, angles and multiple bonds.
 
 Molecules and their charges are those of before, and stand in the file. Needs the extra `data`.
 """
@@ -39,9 +40,10 @@ POLAR = (7, 8, 16)
 ACCEPTORS = (7, 8, 9, 16, 17)
 POLAR_SHARE = 4.0  # how much likelier a hydrogen of a polar atom is taken than one of carbon
 SHARED = 0.35  # of the configurations with hydrogen bonds
-HEAVY = 0.3  # of the others
+PULLED_APART, DISPLACED = 0.25, 0.25  # of the others; in the rest a hydrogen is pulled
 HYDROGEN = (0.8, 3.2)  # Å, from its atom
 HEAVY_FACTOR = (0.85, 1.9)  # of the bond's length
+DISPLACEMENT = (0.2, 0.9)  # Å
 DONOR_ACCEPTOR = (2.3, 3.1)  # Å
 HYDROGEN_BOND = 2.6  # Å, from the hydrogen to its acceptor
 CLOSEST = 0.75  # Å; configurations with closer atoms are dropped
@@ -109,6 +111,15 @@ def pull_apart(x: np.ndarray, numbers: np.ndarray, bonds: np.ndarray, rng: np.ra
     return x
 
 
+def displace(x: np.ndarray, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions with one heavy atom out of its place, in any direction."""
+    heavy = np.flatnonzero(numbers > 1)
+    direction = rng.normal(size=3)
+    x = x.copy()
+    x[heavy[rng.integers(len(heavy))]] += rng.uniform(*DISPLACEMENT) * direction / np.linalg.norm(direction)
+    return x
+
+
 def distorted(molecule: Molecule, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
     """A molecule or cluster with one bond changed; None where it has no bonds or is not understood."""
     numbers, x = molecule.numbers, molecule.positions
@@ -120,10 +131,14 @@ def distorted(molecule: Molecule, rng: np.random.Generator) -> dict[str, np.ndar
     shared = hydrogen_bonds(numbers, x, bonds)
     if shared and rng.random() < SHARED:
         x = share_proton(x, shared[rng.integers(len(shared))], of_atom, rng)
-    elif rng.random() < HEAVY:
-        x = pull_apart(x, numbers, bonds, rng)
     else:
-        x = pull_hydrogen(x, numbers, bonds, rng)
+        drawn = rng.random()
+        if drawn < PULLED_APART:
+            x = pull_apart(x, numbers, bonds, rng)
+        elif drawn < PULLED_APART + DISPLACED:
+            x = displace(x, numbers, rng)
+        else:
+            x = pull_hydrogen(x, numbers, bonds, rng)
     if pdist(x).min() < CLOSEST:
         return None
     return {

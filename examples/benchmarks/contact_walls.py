@@ -31,15 +31,19 @@ from generate_probe_data import label
 MODELS = ("peptide-gfn2-small", "water-gfn2-small")
 
 
-class Contact(NamedTuple):
-    """A molecule that comes down the z axis onto another; the atoms that meet lie at the origin."""
+class Wall(NamedTuple):
+    """Geometries along a distance."""
 
-    below: Atoms
-    above: Atoms
     distances: np.ndarray
-    """[n], Å, of the two atoms that meet"""
+    """[n], Å"""
+    geometries: list[Atoms]
+    """One for each distance"""
+    zero: list[Atoms]
+    """Molecules whose energies together are the zero, each on its own"""
     marked: tuple[float, float]
     """Å, of the distances, for the summary"""
+    molecules: np.ndarray
+    """[n_atoms], index of each atom's molecule"""
 
 
 def facing(atoms: Atoms, index: int, towards: np.ndarray) -> Atoms:
@@ -55,7 +59,18 @@ def bond(atoms: Atoms, start: int, end: int) -> np.ndarray:
     return atoms.positions[end] - atoms.positions[start]
 
 
-def contacts() -> dict[str, Contact]:
+def approach(below: Atoms, above: Atoms, first: float, marked: tuple[float, float]) -> Wall:
+    """A molecule comes down the z axis onto another; the atoms that meet lie at the origin."""
+    distances = np.round(np.arange(first, 4.05, 0.1), 1)
+    geometries = []
+    for distance in distances:
+        moved = above.copy()
+        moved.translate([0.0, 0.0, distance])
+        geometries.append(below + moved)
+    return Wall(distances, geometries, [below, above], marked, np.repeat([0, 1], [len(below), len(above)]))
+
+
+def contacts() -> dict[str, Wall]:
     """Facing atoms of waters, methane and N-methylacetamide (ACE-NME)."""
     water, methane, amide = molecule("H2O"), molecule("CH4"), peptide_atoms("")
     lone_pairs = facing(water, 0, -(bond(water, 0, 1) + bond(water, 0, 2)))
@@ -70,31 +85,13 @@ def contacts() -> dict[str, Contact]:
         turned.rotate(180.0, "x", center=(0.0, 0.0, 0.0))
         return turned
 
-    def grid(first: float) -> np.ndarray:
-        return np.round(np.arange(first, 4.05, 0.1), 1)
-
     from_above = upside_down(lone_pairs)
     return {
-        "water O – water O": Contact(lone_pairs, from_above, grid(1.4), (1.6, 2.0)),
-        "water H – water H": Contact(hydrogen, upside_down(hydrogen), grid(0.8), (1.0, 1.2)),
-        "methane C – water O": Contact(face, from_above, grid(1.8), (2.2, 2.6)),
-        "amide O – water O": Contact(oxygen, from_above, grid(1.4), (1.6, 2.0)),
+        "water O – water O": approach(lone_pairs, from_above, 1.4, (1.6, 2.0)),
+        "water H – water H": approach(hydrogen, upside_down(hydrogen), 0.8, (1.0, 1.2)),
+        "methane C – water O": approach(face, from_above, 1.8, (2.2, 2.6)),
+        "amide O – water O": approach(oxygen, from_above, 1.4, (1.6, 2.0)),
     }
-
-
-def interaction(energy, contact: Contact) -> list[float]:
-    """Energies of the pair less those of its molecules, [n_distances] in eV.
-
-    ``energy`` takes Atoms and the index of each atom's molecule; NaN where it finds none.
-    """
-    alone = sum(energy(part, np.zeros(len(part), dtype=int)) for part in (contact.below, contact.above))
-    found = []
-    for distance in contact.distances:
-        above = contact.above.copy()
-        above.translate([0.0, 0.0, distance])
-        of_atom = np.repeat([0, 1], [len(contact.below), len(above)])
-        found.append(float(energy(contact.below + above, of_atom) - alone))
-    return found
 
 
 def reference_energy(atoms: Atoms, of_atom: np.ndarray) -> float:
@@ -116,30 +113,38 @@ def model_energy(model: openmm_les.LESModel):
     return energy
 
 
-def main() -> None:
-    """All contacts by all models that know their elements."""
+def compare(walls: dict[str, Wall], plot: Path, what: str) -> dict[str, dict]:
+    """Energies of all walls by all models that know their elements, and by GFN2-xTB; drawn in ``plot``."""
     models = {name: openmm_les.load_model(name) for name in MODELS}
-    result: dict = {"contacts": {}}
-    pairs = contacts()
-    with figure_to(RESULTS / "contact_walls.png", 12.0, 3.5) as figure:
-        for (name, contact), panel in zip(pairs.items(), figure.subplots(1, len(pairs))):
-            elements = {*contact.below.numbers.tolist(), *contact.above.numbers.tolist()}
-            energies = {"GFN2-xTB": interaction(reference_energy, contact)}
-            for title, model in models.items():
-                if elements <= set(model.elements):
-                    energies[title] = interaction(model_energy(model), contact)
-            result["contacts"][name] = {
-                "distances_angstrom": contact.distances.tolist(),
-                "marked_angstrom": contact.marked,
+    found = {}
+    with figure_to(plot, 3.0 * len(walls), 3.5) as figure:
+        for (name, wall), panel in zip(walls.items(), figure.subplots(1, len(walls))):
+            known = [n for n, m in models.items() if set(wall.geometries[0].numbers) <= set(m.elements)]
+            energies = {}
+            for title in ("GFN2-xTB", *known):
+                energy = reference_energy if title == "GFN2-xTB" else model_energy(models[title])
+                zero = sum(energy(part, np.zeros(len(part), dtype=int)) for part in wall.zero)
+                values = [energy(atoms, wall.molecules) - zero for atoms in wall.geometries]
+                energies[title] = [None if np.isnan(value) else value for value in values]
+                style = "k--" if title == "GFN2-xTB" else "o-"
+                panel.plot(wall.distances, values, style, label=title, mfc="none", ms=3)
+            found[name] = {
+                "distances_angstrom": wall.distances.tolist(),
+                "marked_angstrom": wall.marked,
                 "energies_eV": energies,
             }
-            for title, values in energies.items():
-                style = "k--" if title == "GFN2-xTB" else "o-"
-                panel.plot(contact.distances, values, style, label=title, mfc="none", ms=3)
-            panel.set(title=name, xlabel="distance (Å)", ylim=(-0.3, 5.0))
+            panel.set(title=name, xlabel="distance (Å)")
             panel.legend(fontsize=8)
-        figure.axes[0].set(ylabel="interaction energy (eV)")
-    print(write_result("contact_walls", result))
+        figure.axes[0].set(ylabel=f"{what} (eV)")
+        for panel in figure.axes:
+            panel.set(ylim=(-0.3, 5.0))
+    return found
+
+
+def main() -> None:
+    """All contacts."""
+    found = compare(contacts(), RESULTS / "contact_walls.png", "interaction energy")
+    print(write_result("contact_walls", {"contacts": found}))
 
 
 if __name__ == "__main__":

@@ -253,18 +253,18 @@ def ion_response(result: dict[str, Any]) -> Rows:
     return rows
 
 
-def contact_walls(result: dict[str, Any]) -> Rows:
-    """Interaction energies of squeezed pairs, beside their reference."""
+def walls(key: str, verb: str, result: dict[str, Any]) -> Rows:
+    """Energies along a distance, beside their reference."""
     rows = []
-    for name, contact in result["contacts"].items():
-        energies = dict(contact["energies_eV"])
+    for name, wall in result[key].items():
+        energies = dict(wall["energies_eV"])
         reference = energies.pop("GFN2-xTB")
         for model, values in energies.items():
             numbers = []
-            for distance in contact["marked_angstrom"]:
-                i = contact["distances_angstrom"].index(distance)
+            for distance in wall["marked_angstrom"]:
+                i = wall["distances_angstrom"].index(distance)
                 numbers.append(f"{values[i]:.2f} at {distance:g} Å ({reference[i]:.2f})")
-            rows.append((f"`{model}`, facing {name}, eV (GFN2-xTB)", ", ".join(numbers)))
+            rows.append((f"`{model}`, {verb} {name}, eV (GFN2-xTB)", ", ".join(numbers)))
     return rows
 
 
@@ -348,7 +348,8 @@ SECTIONS: dict[str, dict[str, Reader]] = {
         "water-gfn2-small-contacts": shipped_model,
         "water-gfn2-small-near": shipped_model,
         "charges-against-gfn2": charges_against_gfn2,
-        "contact_walls": contact_walls,
+        "contact_walls": partial(walls, "contacts", "facing"),
+        "bond_walls": partial(walls, "bonds", "stretched"),
     },
     "Stability": {
         "stability_molecules": stability_molecules,

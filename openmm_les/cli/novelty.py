@@ -31,6 +31,11 @@ class NoveltyWatch:
         self._said = False
 
     @property
+    def atoms(self) -> np.ndarray:
+        """Indices of the ML atoms, [n_ml]."""
+        return self._reader.atoms
+
+    @property
     def knows(self) -> bool:
         """Whether the model says what its training data were like."""
         return self._reader.knows_domain

@@ -17,8 +17,8 @@ import openmm
 from openmm import app, unit
 
 from openmm_les.analysis.energies import plot_energies, read_energies, summarize
+from openmm_les.cli import bonds, novelty
 from openmm_les.cli.console import RunProgress, log_to_stderr, note, say, stderr, stdout, summary_table
-from openmm_les.cli.novelty import COLUMN, NoveltyWatch
 from openmm_les.cli.settings import ALL, NONE, Settings, steps_of
 from openmm_les.engine import dynamics, inputs
 from openmm_les.engine.energies import EnergyRow
@@ -325,10 +325,14 @@ def _make_run(
         columns.append(in_field.column)
         values.append(lambda context: [in_field.energy(context)])
     if settings.ml != NONE:
-        watch = NoveltyWatch(context.getSystem(), topology, note)
+        watch = novelty.NoveltyWatch(context.getSystem(), topology, note)
         if watch.knows:
-            columns.append(COLUMN)
+            columns.append(novelty.COLUMN)
             values.append(lambda context: [watch.largest(context)])
+        held = bonds.BondWatch(topology, watch.atoms, note)
+        if held.knows:
+            columns.append(bonds.COLUMN)
+            values.append(lambda context: [held.longest(context)])
     run.further_columns = columns
     run.further_values = lambda context: [value for part in values for value in part(context)]
     return run

@@ -33,3 +33,32 @@ def test_energies_rise_towards_each_other(model, atom, distances, least):
     interaction = np.array(energies) - far
     assert (np.diff(interaction) < 0.0).all()
     assert interaction[0] > least
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "bond", "least"),
+    [
+        ("peptide-gfn2-small", "CH3COOH", (8, 1), 1.0),  # GFN2-xTB has 1.6 eV
+        ("peptide-gfn2-small", "CH3OH", (8, 1), 1.0),  # 1.7
+        ("peptide-gfn2-small", "NH3", (7, 1), 0.9),  # 1.4
+        ("peptide-gfn2-small", "H2O", (8, 1), 1.2),  # 1.8
+        ("water-gfn2-small", "H2O", (8, 1), 1.2),
+    ],
+)
+def test_hydrogens_stay_with_their_atoms(model, name, bond, least):
+    """``least`` eV at 1.4 Å, and more and more beyond."""
+    shipped, atoms = openmm_les.load_model(model), molecule(name)
+    heavy, hydrogen = (np.flatnonzero(atoms.numbers == z) for z in bond)
+    gaps = atoms.get_all_distances()[np.ix_(heavy, hydrogen)]
+    first, last = (int(a[k]) for a, k in zip((heavy, hydrogen), np.unravel_index(gaps.argmin(), gaps.shape)))
+    whole = {
+        "atomic_numbers": atoms.numbers,
+        "molecules": np.zeros(len(atoms), dtype=int),
+        "total_charge": 0.0,
+    }
+    energies = []
+    for distance in (gaps.min(), 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4):
+        atoms.set_distance(first, last, distance, fix=0)
+        energies.append(shipped.evaluate(atoms.positions, **whole).energy)
+    assert (np.diff(energies) > 0.0).all()
+    assert energies[2] - energies[0] > least
