@@ -29,6 +29,7 @@ from generate_gfn2_data import peptide_atoms
 from generate_probe_data import label
 
 MODELS = ("peptide-gfn2-small", "water-gfn2-small")
+PANELS = 4  # in a row of the plot
 
 
 class Wall(NamedTuple):
@@ -117,8 +118,12 @@ def compare(walls: dict[str, Wall], plot: Path, what: str) -> dict[str, dict]:
     """Energies of all walls by all models that know their elements, and by GFN2-xTB; drawn in ``plot``."""
     models = {name: openmm_les.load_model(name) for name in MODELS}
     found = {}
-    with figure_to(plot, 3.0 * len(walls), 3.5) as figure:
-        for (name, wall), panel in zip(walls.items(), figure.subplots(1, len(walls))):
+    rows = -(-len(walls) // PANELS)
+    with figure_to(plot, 3.0 * PANELS, 3.5 * rows) as figure:
+        panels = figure.subplots(rows, PANELS, squeeze=False, sharey=True)
+        for panel in panels.flat[len(walls) :]:
+            panel.set_axis_off()
+        for (name, wall), panel in zip(walls.items(), panels.flat):
             known = [n for n, m in models.items() if set(wall.geometries[0].numbers) <= set(m.elements)]
             energies = {}
             for title in ("GFN2-xTB", *known):
@@ -135,9 +140,8 @@ def compare(walls: dict[str, Wall], plot: Path, what: str) -> dict[str, dict]:
             }
             panel.set(title=name, xlabel="distance (Å)")
             panel.legend(fontsize=8)
-        figure.axes[0].set(ylabel=f"{what} (eV)")
-        for panel in figure.axes:
-            panel.set(ylim=(-0.3, 5.0))
+        for panel in panels[:, 0]:
+            panel.set(ylabel=f"{what} (eV)", ylim=(-0.3, 5.0))
     return found
 
 
