@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from openmm import Vec3, app, unit
+from openmm import app, unit
 from provenance import write_result
 from rich.console import Console
 from rich.table import Table
@@ -47,12 +47,9 @@ def peptide(
 def water(
     model: openmm_les.LESModel, n_waters: int, dtype: torch.dtype = torch.float32
 ) -> tuple[ForceBoundary, tuple[torch.Tensor, ...]]:
-    """Force and arguments of a periodic box of about ``n_waters`` waters."""
+    """Force and arguments of a periodic box of waters."""
     modeller = app.Modeller(app.Topology(), np.zeros((0, 3)) * unit.nanometer)
-    side = (n_waters / 33.0) ** (1.0 / 3.0)
-    modeller.addSolvent(
-        app.ForceField("amber14/tip3p.xml"), boxSize=Vec3(side, side, side) * unit.nanometer, neutralize=False
-    )
+    modeller.addSolvent(app.ForceField("amber14/tip3p.xml"), numAdded=n_waters, neutralize=False)
     positions = np.asarray(modeller.positions.value_in_unit(unit.nanometer))
     numbers = np.array([atom.element.atomic_number for atom in modeller.topology.atoms()])
     cell = np.asarray(modeller.topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer))

@@ -22,6 +22,7 @@ folder does not hold ``molecules.xyz`` yet.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -123,6 +124,14 @@ def system_of(molecules: list[Atoms], model: openmm_les.LESModel) -> tuple[openm
     return system, np.concatenate(positions)
 
 
+def fingerprint(model: openmm_les.LESModel) -> str:
+    """The same for the same weights: a name alone does not tell what a run was made with."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return weights.hexdigest()[:12]
+
+
 def make_context(system: openmm.System, platform_name: str, seed: int) -> openmm.Context:
     """Context with a thermostat."""
     integrator = openmm.LangevinMiddleIntegrator(TEMPERATURE, 1.0 / unit.picosecond, 1e-3 * TIME_STEP)
@@ -202,6 +211,7 @@ def main() -> None:
 
     settings = {
         "model": arguments.model,
+        "weights": fingerprint(model),
         "copies": arguments.copies,
         "temperature_K": TEMPERATURE,
         "time_step_fs": TIME_STEP,

@@ -104,11 +104,17 @@ def electrostatics(result: dict[str, Any], key: str = "least_cpu_ms") -> Rows:
     return rows
 
 
+def named(name: str, atoms: int) -> str:
+    """A system with its size; boxes of water once held fewer waters than they were asked for."""
+    waters = f"{atoms // 3} waters" if name.endswith("waters") else name
+    return f"{waters} ({atoms} atoms)"
+
+
 def cuda_graphs(result: dict[str, Any]) -> Rows:
     """A force call on a GPU."""
     return [
         (
-            f"force call of {name} ({found['atoms']} atoms) on one {result['device']}",
+            f"force call of {named(name, found['atoms'])} on one {result['device']}",
             f"{found['replayed: median_ms']:.2f} ms as a CUDA graph, "
             f"{found['one by one: median_ms']:.2f} ms kernel by kernel",
         )
@@ -274,7 +280,8 @@ def stability_molecules(result: dict[str, Any]) -> Rows:
     broken, frames = (sum(r[k] for r in runs) for k in ("frames_with_changed_bonds", "picoseconds"))
     times = [r["picoseconds"] // result["copies"] for r in runs]
     length = f"{result['copies']} × {' to '.join(map(str, sorted({min(times), max(times)})))} ps each"
-    what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {length}"
+    step = f"{result['time_step_fs']:g} fs with hydrogens of {result['hydrogen_mass_Da']:g} Da"
+    what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {length}, {step}"
     return [(what, f"{broken} of {frames} frames with a broken bond")]
 
 
@@ -296,7 +303,7 @@ def model_speed(result: dict[str, Any]) -> Rows:
     setting = f"`{result['model']}`, one thread, {result['device']}"
     return [
         (
-            f"force call of {name} ({row['atoms']} atoms), {setting}",
+            f"force call of {named(name, row['atoms'])}, {setting}",
             f"{row['times']['script, optimised']['median_ms']:.1f} ms",
         )
         for name, row in result["systems"].items()
