@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -218,7 +218,7 @@ def write_data(
     options: argparse.Namespace,
     group: str,
     settings: dict,
-    draw: Callable[[str], tuple[list[Molecule], np.ndarray]],
+    draw: Callable[[str], tuple[list[Molecule], Any]],
     make: Callable[..., dict[str, np.ndarray]],
 ) -> None:
     """Make and write what the command line asks for, in parts: an interrupted run goes on after the last.
@@ -229,8 +229,8 @@ def write_data(
     options : with ``file``, ``count``, ``held_out`` and ``seed``
     group : name of the configurations' group
     settings : what parts of one file must share
-    draw : molecules of a split and their weights
-    make : labelled configurations of ``molecules``, ``weights``, ``count``, ``seed``
+    draw : molecules of a split, and their weights or what else tells how they are drawn
+    make : labelled configurations of what ``draw`` gives, ``count`` and ``seed``
     """
     if options.count < 1 or options.held_out < 1:
         parser.error("--count and --held-out must be positive")
@@ -248,13 +248,13 @@ def write_data(
     with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
         for number, (split, count) in enumerate(counts.items()):
             task = progress.add_task(split, total=count)
-            molecules, weights = draw(split)
+            molecules, how = draw(split)
             for begin in range(0, count, PART):
                 size = min(PART, count - begin)
                 part = folder / f"{split}-{begin}-{size}-seed{options.seed}.npz"
                 if not part.exists():  # of an interrupted run
                     seed = [options.seed, number, begin]
-                    arrays = make(molecules, weights, count=size, seed=seed)
+                    arrays = make(molecules, how, count=size, seed=seed)
                     half = part.with_suffix(".half")
                     with half.open("wb") as file:
                         np.savez_compressed(file, **arrays)

@@ -7,12 +7,15 @@ hydrogen that goes a little far from its oxygen in a hot moment then falls into 
 configuration is a molecule or small cluster of the given file in which
 
 - a hydrogen stands anywhere from 0.8 to 3.2 Å from its atom, or
-- a hydrogen moves along its hydrogen bond, from its donor to the acceptor (a third of those that have
-  hydrogen bonds; the acceptor's molecule, if it is another, comes up to 2.3 Å first), or
+- a hydrogen moves along its hydrogen bond, from its donor to the acceptor (whose molecule, if it is
+  another, comes up to 2.3 Å first), or
 - two parts of the molecule that one bond holds together stand 0.85 to 1.9 times as far apart, or
 - a heavy atom stands 0.2 to 0.9 Å from its place, which strains rings, angles and multiple bonds.
 
-Molecules and their charges are those of before, and stand in the file. Needs the extra `data`.
+Bonds are drawn by their surroundings, so that rare ones come almost as often as frequent ones. O-H of
+carboxylic acids and S-H of thiols have a share of their own: without its proton an acid looks like its
+anion, whose energy is lower by several eV. Molecules and their charges are those of before, and stand in
+the file. Needs the extra `data`.
 """
 
 from __future__ import annotations
@@ -21,32 +24,113 @@ import argparse
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import networkx
 import numpy as np
-from generate_probe_data import (
-    LARGEST_FORCE,
-    Molecule,
-    as_arrays,
-    label,
-    read_molecules,
-    write_data,
-)
+from generate_probe_data import LARGEST_FORCE, Molecule, as_arrays, label, read_molecules, write_data
 from scipy.spatial.distance import pdist
 
 from openmm_les.molecules import connected_molecules, covalent_bonds, formal_charges
 
 POLAR = (7, 8, 16)
 ACCEPTORS = (7, 8, 9, 16, 17)
-POLAR_SHARE = 4.0  # how much likelier a hydrogen of a polar atom is taken than one of carbon
-SHARED = 0.35  # of the configurations with hydrogen bonds
-PULLED_APART, DISPLACED = 0.25, 0.25  # of the others; in the rest a hydrogen is pulled
-HYDROGEN = (0.8, 3.2)  # Å, from its atom
+SHARES = {
+    "acid hydrogen": 0.25,
+    "polar hydrogen": 0.25,
+    "shared proton": 0.25,
+    "other hydrogen": 0.1,
+    "two parts": 0.1,
+    "one atom": 0.05,
+}
+"""Of the configurations, by what is changed."""
+HYDROGEN = ((0.8, 1.9), (1.9, 3.2))  # Å, from its atom
+FARTHER = 0.3  # of the hydrogens, in the second interval
 HEAVY_FACTOR = (0.85, 1.9)  # of the bond's length
 DISPLACEMENT = (0.2, 0.9)  # Å
 DONOR_ACCEPTOR = (2.3, 3.1)  # Å
 HYDROGEN_BOND = 2.6  # Å, from the hydrogen to its acceptor
 CLOSEST = 0.75  # Å; configurations with closer atoms are dropped
+TRIED = 20000  # molecules, at most, in which bonds are looked for
+
+
+class Change(NamedTuple):
+    """What may be changed in a molecule."""
+
+    molecule: int
+    """Index"""
+    atoms: tuple[int, ...]
+    """Atom and hydrogen; donor, hydrogen and acceptor; two heavy atoms; one heavy atom"""
+
+
+def surroundings(graph: networkx.Graph, numbers: np.ndarray, atom: int) -> str:
+    """An atom's element, the number of its hydrogens, and its other neighbours with theirs."""
+
+    def heavy(i: int) -> list[int]:
+        return [j for j in graph[i] if numbers[j] != 1]
+
+    shells = sorted(
+        f"{numbers[j]}({','.join(sorted(str(numbers[k]) for k in heavy(j)))})" for j in heavy(atom)
+    )
+    hydrogens = len(graph[atom]) - len(heavy(atom))
+    return f"{numbers[atom]}h{hydrogens}:{' '.join(shells)}"
+
+
+def is_acid(graph: networkx.Graph, numbers: np.ndarray, atom: int) -> bool:
+    """Whether an atom is the hydroxyl oxygen of a carboxylic acid."""
+    carbons = [j for j in graph[atom] if numbers[j] == 6]
+    others = [k for j in carbons for k in graph[j] if k != atom]
+    return bool(numbers[atom] == 8 and any(numbers[k] == 8 and graph.degree[k] == 1 for k in others))
+
+
+def changes_of(index: int, molecule: Molecule) -> dict[str, list[tuple[str, Change]]]:
+    """By category, what may be changed in a molecule, each with its surroundings."""
+    numbers, x = molecule.numbers, molecule.positions
+    bonds = covalent_bonds(x, numbers)
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(len(numbers)))
+    graph.add_edges_from(bonds.tolist())
+    found: dict[str, list[tuple[str, Change]]] = defaultdict(list)
+    for i, j in bonds.tolist():
+        if (numbers[[i, j]] == 1).sum() == 1:
+            atom, hydrogen = (i, j) if numbers[j] == 1 else (j, i)
+            category = "polar hydrogen" if numbers[atom] in POLAR else "other hydrogen"
+            if numbers[atom] == 16 or is_acid(graph, numbers, atom):
+                category = "acid hydrogen"
+            found[category].append((surroundings(graph, numbers, atom), Change(index, (atom, hydrogen))))
+    for i, j in networkx.bridges(graph) if len(bonds) else ():
+        if 1 not in numbers[[i, j]]:
+            around = " ".join(sorted(surroundings(graph, numbers, k) for k in (i, j)))
+            found["two parts"].append((around, Change(index, (i, j))))
+    for donor, hydrogen, acceptor in hydrogen_bonds(numbers, x, bonds):
+        around = f"{surroundings(graph, numbers, donor)} {numbers[acceptor]}"
+        found["shared proton"].append((around, Change(index, (donor, hydrogen, acceptor))))
+    for atom in np.flatnonzero(numbers > 1).tolist():
+        found["one atom"].append((surroundings(graph, numbers, atom), Change(index, (atom,))))
+    return found
+
+
+class Changes:
+    """Everything that may be changed in some molecules, to be drawn by category and surroundings."""
+
+    def __init__(self, molecules: list[Molecule], weights: np.ndarray, rng: np.random.Generator) -> None:
+        kinds: dict[str, dict[str, list[Change]]] = defaultdict(lambda: defaultdict(list))
+        drawable = np.flatnonzero(weights > 0.0)
+        for index in rng.permutation(drawable)[:TRIED].tolist():
+            for category, found in changes_of(index, molecules[index]).items():
+                for around, change in found:
+                    kinds[category][around].append(change)
+        self._categories = [category for category in SHARES if kinds[category]]
+        shares = np.array([SHARES[category] for category in self._categories])
+        self._shares = shares / shares.sum()
+        self._lists = {category: list(kinds[category].values()) for category in self._categories}
+
+    def draw(self, rng: np.random.Generator) -> Change:
+        """One change: kinds of surroundings as often as the root of their number."""
+        lists = self._lists[self._categories[rng.choice(len(self._categories), p=self._shares)]]
+        roots = np.sqrt([len(changes) for changes in lists])
+        changes = lists[rng.choice(len(lists), p=roots / roots.sum())]
+        return changes[rng.integers(len(changes))]
 
 
 def hydrogen_bonds(numbers: np.ndarray, positions: np.ndarray, bonds: np.ndarray) -> list[tuple[int, ...]]:
@@ -83,27 +167,23 @@ def share_proton(
     return x
 
 
-def pull_hydrogen(
-    x: np.ndarray, numbers: np.ndarray, bonds: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Positions with one hydrogen at another distance from its atom, a little off its bond."""
-    pairs = [(i, j) if numbers[j] == 1 else (j, i) for i, j in bonds.tolist() if 1 in numbers[[i, j]]]
-    weights = np.array([POLAR_SHARE if numbers[i] in POLAR else 1.0 for i, _ in pairs])
-    atom, hydrogen = pairs[rng.choice(len(pairs), p=weights / weights.sum())]
+def pull_hydrogen(x: np.ndarray, bond: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Positions with a hydrogen at another distance from its atom, a little off its bond."""
+    atom, hydrogen = bond
     direction = x[hydrogen] - x[atom]
     direction = direction / np.linalg.norm(direction) + rng.normal(scale=0.15, size=3)
+    distance = rng.uniform(*HYDROGEN[int(rng.random() < FARTHER)])
     x = x.copy()
-    x[hydrogen] = x[atom] + rng.uniform(*HYDROGEN) * direction / np.linalg.norm(direction)
+    x[hydrogen] = x[atom] + distance * direction / np.linalg.norm(direction)
     return x
 
 
-def pull_apart(x: np.ndarray, numbers: np.ndarray, bonds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def pull_apart(
+    x: np.ndarray, bond: tuple[int, ...], bonds: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Positions with two parts of a molecule, held by one bond of heavy atoms, at another distance."""
+    i, j = bond
     graph = networkx.Graph(bonds.tolist())
-    bridges = [(i, j) for i, j in networkx.bridges(graph) if 1 not in numbers[[i, j]]]
-    if not bridges:
-        return pull_hydrogen(x, numbers, bonds, rng)
-    i, j = bridges[rng.integers(len(bridges))]
     graph.remove_edge(i, j)
     part = list(networkx.node_connected_component(graph, j))
     x = x.copy()
@@ -111,54 +191,54 @@ def pull_apart(x: np.ndarray, numbers: np.ndarray, bonds: np.ndarray, rng: np.ra
     return x
 
 
-def displace(x: np.ndarray, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions with one heavy atom out of its place, in any direction."""
-    heavy = np.flatnonzero(numbers > 1)
+def displace(x: np.ndarray, atom: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions with one atom out of its place, in any direction."""
     direction = rng.normal(size=3)
     x = x.copy()
-    x[heavy[rng.integers(len(heavy))]] += rng.uniform(*DISPLACEMENT) * direction / np.linalg.norm(direction)
+    x[atom] += rng.uniform(*DISPLACEMENT) * direction / np.linalg.norm(direction)
     return x
 
 
-def distorted(molecule: Molecule, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
-    """A molecule or cluster with one bond changed; None where it has no bonds or is not understood."""
-    numbers, x = molecule.numbers, molecule.positions
+def changed(molecule: Molecule, change: Change, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+    """A molecule or cluster with one thing changed; None where atoms would fall onto each other."""
+    numbers, x, atoms = molecule.numbers, molecule.positions, change.atoms
     bonds = covalent_bonds(x, numbers)
-    charges = formal_charges(numbers, bonds)
-    if not len(bonds) or 1 not in numbers or np.isnan(charges).any():
-        return None
     of_atom = connected_molecules(bonds, len(numbers))
-    shared = hydrogen_bonds(numbers, x, bonds)
-    if shared and rng.random() < SHARED:
-        x = share_proton(x, shared[rng.integers(len(shared))], of_atom, rng)
+    if len(atoms) == 3:
+        x = share_proton(x, atoms, of_atom, rng)
+    elif len(atoms) == 1:
+        x = displace(x, atoms[0], rng)
+    elif numbers[atoms[1]] == 1:
+        x = pull_hydrogen(x, atoms, rng)
     else:
-        drawn = rng.random()
-        if drawn < PULLED_APART:
-            x = pull_apart(x, numbers, bonds, rng)
-        elif drawn < PULLED_APART + DISPLACED:
-            x = displace(x, numbers, rng)
-        else:
-            x = pull_hydrogen(x, numbers, bonds, rng)
+        x = pull_apart(x, atoms, bonds, rng)
     if pdist(x).min() < CLOSEST:
         return None
     return {
         "atomic_numbers": numbers,
         "positions": x,
         "molecules": of_atom,
-        "molecule_charges": charges[of_atom],
+        "molecule_charges": formal_charges(numbers, bonds)[of_atom],
     }
 
 
+def drawn(split: str, source: Path, groups: list[str]) -> tuple[list[Molecule], Changes]:
+    """Molecules of a split of a file, and what may be changed in them."""
+    molecules, weights = read_molecules(source, split, groups)
+    return molecules, Changes(molecules, weights, np.random.default_rng(0))
+
+
 def configurations(
-    molecules: list[Molecule], weights: np.ndarray, *, count: int, seed: list[int]
+    molecules: list[Molecule], changes: Changes, *, count: int, seed: list[int]
 ) -> dict[str, np.ndarray]:
     """``count`` labelled configurations of the molecules of one split, as arrays of the file's layout."""
     rng = np.random.default_rng(seed)
     rows: dict[str, list] = defaultdict(list)
     while len(rows["energy"]) < count:
-        molecule = molecules[rng.choice(len(molecules), p=weights)]
-        found = distorted(molecule, rng)
-        if found is None:
+        change = changes.draw(rng)
+        molecule = molecules[change.molecule]
+        found = changed(molecule, change, rng)
+        if found is None or np.isnan(found["molecule_charges"]).any():
             continue
         try:
             labels = label(found["atomic_numbers"], found["positions"], molecule.charge)
@@ -179,13 +259,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, help="HDF5 file with the molecules")
     parser.add_argument("file", type=Path, help="HDF5 file to write; must not exist")
-    parser.add_argument("--count", type=int, default=3000, help="configurations to train on")
+    parser.add_argument("--count", type=int, default=6000, help="configurations to train on")
     parser.add_argument("--held-out", type=int, default=200, help="to validate and to test on, each")
     parser.add_argument("--groups", nargs="+", default=[], help="groups of the source to take; default all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     settings = {"groups": options.groups, "source": str(options.source)}
-    draw = partial(read_molecules, options.source, groups=options.groups)
+    draw = partial(drawn, source=options.source, groups=options.groups)
     write_data(parser, options, "stretched", settings, draw, configurations)
 
 

@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import ase.build
 import numpy as np
 import pytest
 
@@ -76,10 +77,36 @@ def test_a_proton_is_shared_along_its_hydrogen_bond(script):
 
 def test_two_parts_are_pulled_apart_whole(script):
     numbers, bonds = np.array(FORMAMIDE_NUMBERS), covalent_bonds(FORMAMIDE, FORMAMIDE_NUMBERS)
-    moved = script.pull_apart(FORMAMIDE, numbers, bonds, np.random.default_rng(1))
+    molecule = script.Molecule(numbers, FORMAMIDE, 0.0, "formamide")
+    ((_, change),) = script.changes_of(0, molecule)["two parts"][:1]
+    moved = script.pull_apart(FORMAMIDE, change.atoms, bonds, np.random.default_rng(1))
     changed = [
         (i, j)
         for i, j in bonds.tolist()
         if abs(np.linalg.norm(moved[i] - moved[j]) - np.linalg.norm(FORMAMIDE[i] - FORMAMIDE[j])) > 1e-9
     ]
     assert len(changed) == 1 and 1 not in numbers[list(changed[0])]
+
+
+def test_acids_are_told_from_alcohols_and_amides(script):
+    for name, category in (
+        ("CH3COOH", "acid hydrogen"),
+        ("CH3SH", "acid hydrogen"),
+        ("CH3OH", "polar hydrogen"),
+    ):
+        atoms = ase.build.molecule(name)
+        molecule = script.Molecule(atoms.numbers, atoms.positions, 0.0, name)
+        found = script.changes_of(0, molecule)
+        assert len(found[category]) == 1 and len(found["other hydrogen"]) == 3
+    amide = script.Molecule(np.array(FORMAMIDE_NUMBERS), FORMAMIDE, 0.0, "formamide")
+    assert len(script.changes_of(0, amide)["polar hydrogen"]) == 2
+
+
+def test_rare_surroundings_come_often(script):
+    acid, water = ase.build.molecule("CH3COOH"), ase.build.molecule("H2O")
+    molecules = [script.Molecule(water.numbers, water.positions, 0.0, "water")] * 99
+    molecules.append(script.Molecule(acid.numbers, acid.positions, 0.0, "acid"))
+    rng = np.random.default_rng(0)
+    changes = script.Changes(molecules, np.ones(100), rng)
+    drawn = [changes.draw(rng).molecule for _ in range(400)]
+    assert 100 < drawn.count(99) < 350
