@@ -3,8 +3,8 @@
     python examples/benchmarks/bond_walls.py
 
 One atom moves along its bond, or two halves of a molecule apart, or a proton from its molecule to the next,
-all else rigid; energies against the geometry at rest stand beside GFN2-xTB's. Writes
-``results/bond_walls.json`` and a plot beside it. Needs the extra `data`.
+all else rigid; energies against the molecules at rest (apart, where they are two) stand beside
+GFN2-xTB's. Writes ``results/bond_walls.json`` and a plot beside it. Needs the extra `data`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def shared_proton(donor: Atoms, oxygen: int, hydrogen: int, marked: tuple[float,
     water.positions += donor.positions[oxygen] + 2.6 * along
     both = donor + water
     wall = pulled(both, oxygen, [hydrogen], 1.7, marked)
-    return wall._replace(molecules=np.repeat([0, 1], [len(donor), 3]))
+    return wall._replace(zero=[donor, water], molecules=np.repeat([0, 1], [len(donor), 3]))
 
 
 def walls() -> dict[str, Wall]:
