@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next force call; whether it does so now.
 
     On a CPU a force call takes tens or hundreds of MB and frees all of them at its end. glibc gives them
-    back to the system, and each page of them then faults at the next call: a quarter to a third of its time in
-    boxes of 64 to 1000 waters. Kept, the process stays as large as its largest call made it.
+    back to the system, and each page of them then faults at the next call: a quarter to a third of its
+    time in boxes of 64 to 1000 waters. Kept, the process stays as large as its largest call made it.
     ``OPENMM_LES_KEEP_MEMORY=0`` leaves the C library as it is, as do glibc's own environment variables.
     """
     told = (os.environ.get(name, "") for name in OUTSIDE[:2])
