@@ -157,9 +157,10 @@ def label(
 
 
 def configurations(
-    molecules: list[Molecule], weights: np.ndarray, *, placing: Placing, count: int, seed: list[int]
+    drawable: tuple[list[Molecule], np.ndarray], *, placing: Placing, count: int, seed: list[int]
 ) -> dict[str, np.ndarray]:
-    """``count`` labelled configurations of the molecules of one split, as arrays of the file's layout."""
+    """``count`` labelled configurations of molecules with weights, as arrays of the file's layout."""
+    molecules, weights = drawable
     rng = np.random.default_rng(seed)
     small = [m for m in molecules if len(m.numbers) <= LARGEST_PROBE]
     kinds = [[m for m in small if np.sign(m.charge) == sign] for sign in (-1, 0, 1)]
@@ -218,7 +219,7 @@ def write_data(
     options: argparse.Namespace,
     group: str,
     settings: dict,
-    draw: Callable[[str], tuple[list[Molecule], Any]],
+    draw: Callable[[str], Any],
     make: Callable[..., dict[str, np.ndarray]],
 ) -> None:
     """Make and write what the command line asks for, in parts: an interrupted run goes on after the last.
@@ -229,8 +230,8 @@ def write_data(
     options : with ``file``, ``count``, ``held_out`` and ``seed``
     group : name of the configurations' group
     settings : what parts of one file must share
-    draw : molecules of a split, and their weights or what else tells how they are drawn
-    make : labelled configurations of what ``draw`` gives, ``count`` and ``seed``
+    draw : what configurations of a split are made from
+    make : labelled configurations from what ``draw`` gives, ``count`` and ``seed``
     """
     if options.count < 1 or options.held_out < 1:
         parser.error("--count and --held-out must be positive")
@@ -248,13 +249,13 @@ def write_data(
     with Progress(console=Console(stderr=True)) as progress, contextlib.redirect_stdout(io.StringIO()):
         for number, (split, count) in enumerate(counts.items()):
             task = progress.add_task(split, total=count)
-            molecules, how = draw(split)
+            source = draw(split)
             for begin in range(0, count, PART):
                 size = min(PART, count - begin)
                 part = folder / f"{split}-{begin}-{size}-seed{options.seed}.npz"
                 if not part.exists():  # of an interrupted run
                     seed = [options.seed, number, begin]
-                    arrays = make(molecules, how, count=size, seed=seed)
+                    arrays = make(source, count=size, seed=seed)
                     half = part.with_suffix(".half")
                     with half.open("wb") as file:
                         np.savez_compressed(file, **arrays)
@@ -282,19 +283,25 @@ def as_arrays(rows: dict[str, list]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def data_parser(description: str | None, count: int, held_out: int) -> argparse.ArgumentParser:
+    """Command line of a script that makes data from molecules of a file, as `write_data` takes it."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("source", type=Path, help="HDF5 file with the molecules")
     parser.add_argument("file", type=Path, help="HDF5 file to write; must not exist")
-    parser.add_argument("--count", type=int, default=5000, help="configurations to train on")
-    parser.add_argument("--held-out", type=int, default=300, help="to validate and to test on, each")
+    parser.add_argument("--count", type=int, default=count, help="configurations to train on")
+    parser.add_argument("--held-out", type=int, default=held_out, help="to validate and to test on, each")
+    parser.add_argument("--groups", nargs="+", default=[], help="groups of the source to take; default all")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Command line."""
+    parser = data_parser(__doc__, count=5000, held_out=300)
     parser.add_argument(
         "--distances", type=float, nargs=2, default=DISTANCES, metavar="Å", help="between closest atoms"
     )
     parser.add_argument("--ion-share", type=float, default=ION_SHARE, help="of the probes")
-    parser.add_argument("--groups", nargs="+", default=[], help="groups of the source to take; default all")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     placing = Placing(*options.distances, options.ion_share)
     if not 0.0 < placing.nearest < placing.farthest:

@@ -20,15 +20,22 @@ the file. Needs the extra `data`.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import networkx
 import numpy as np
-from generate_probe_data import LARGEST_FORCE, Molecule, as_arrays, label, read_molecules, write_data
+from generate_probe_data import (
+    LARGEST_FORCE,
+    Molecule,
+    as_arrays,
+    data_parser,
+    label,
+    read_molecules,
+    write_data,
+)
 from scipy.spatial.distance import pdist
 
 from openmm_les.molecules import connected_molecules, covalent_bonds, formal_charges
@@ -54,11 +61,13 @@ CLOSEST = 0.75  # Å; configurations with closer atoms are dropped
 TRIED = 20000  # molecules, at most, in which bonds are looked for
 
 
+Item = TypeVar("Item")
+
+
 class Change(NamedTuple):
     """What may be changed in a molecule."""
 
-    molecule: int
-    """Index"""
+    molecule: Molecule
     atoms: tuple[int, ...]
     """Atom and hydrogen; donor, hydrogen and acceptor; two heavy atoms; one heavy atom"""
 
@@ -83,7 +92,7 @@ def is_acid(graph: networkx.Graph, numbers: np.ndarray, atom: int) -> bool:
     return bool(numbers[atom] == 8 and any(numbers[k] == 8 and graph.degree[k] == 1 for k in others))
 
 
-def changes_of(index: int, molecule: Molecule) -> dict[str, list[tuple[str, Change]]]:
+def changes_of(molecule: Molecule) -> dict[str, list[tuple[str, Change]]]:
     """By category, what may be changed in a molecule, each with its surroundings."""
     numbers, x = molecule.numbers, molecule.positions
     bonds = covalent_bonds(x, numbers)
@@ -97,40 +106,52 @@ def changes_of(index: int, molecule: Molecule) -> dict[str, list[tuple[str, Chan
             category = "polar hydrogen" if numbers[atom] in POLAR else "other hydrogen"
             if numbers[atom] == 16 or is_acid(graph, numbers, atom):
                 category = "acid hydrogen"
-            found[category].append((surroundings(graph, numbers, atom), Change(index, (atom, hydrogen))))
+            found[category].append((surroundings(graph, numbers, atom), Change(molecule, (atom, hydrogen))))
     for i, j in networkx.bridges(graph) if len(bonds) else ():
         if 1 not in numbers[[i, j]]:
             around = " ".join(sorted(surroundings(graph, numbers, k) for k in (i, j)))
-            found["two parts"].append((around, Change(index, (i, j))))
+            found["two parts"].append((around, Change(molecule, (i, j))))
     for donor, hydrogen, acceptor in hydrogen_bonds(numbers, x, bonds):
         around = f"{surroundings(graph, numbers, donor)} {numbers[acceptor]}"
-        found["shared proton"].append((around, Change(index, (donor, hydrogen, acceptor))))
+        found["shared proton"].append((around, Change(molecule, (donor, hydrogen, acceptor))))
     for atom in np.flatnonzero(numbers > 1).tolist():
-        found["one atom"].append((surroundings(graph, numbers, atom), Change(index, (atom,))))
+        found["one atom"].append((surroundings(graph, numbers, atom), Change(molecule, (atom,))))
     return found
 
 
-class Changes:
+class Kinds(Generic[Item]):
+    """Items in categories with shares, of kinds that are drawn as often as the root of their number."""
+
+    def __init__(self, shares: dict[str, float]) -> None:
+        self._shares = shares
+        self._kinds: dict[str, dict[str, list[Item]]] = {category: defaultdict(list) for category in shares}
+
+    def add(self, category: str, kind: str, item: Item) -> None:
+        """One more."""
+        self._kinds[category][kind].append(item)
+
+    def draw(self, rng: np.random.Generator) -> Item:
+        """One item of any category."""
+        categories = [category for category in self._shares if self._kinds[category]]
+        shares = np.array([self._shares[category] for category in categories])
+        return self.draw_from(categories[rng.choice(len(shares), p=shares / shares.sum())], rng)
+
+    def draw_from(self, category: str, rng: np.random.Generator) -> Item:
+        """One item of a category that has some."""
+        lists = list(self._kinds[category].values())
+        roots = np.sqrt([len(items) for items in lists])
+        items = lists[rng.choice(len(lists), p=roots / roots.sum())]
+        return items[rng.integers(len(items))]
+
+
+def all_changes(molecules: list[Molecule], weights: np.ndarray, rng: np.random.Generator) -> Kinds[Change]:
     """Everything that may be changed in some molecules, to be drawn by category and surroundings."""
-
-    def __init__(self, molecules: list[Molecule], weights: np.ndarray, rng: np.random.Generator) -> None:
-        kinds: dict[str, dict[str, list[Change]]] = defaultdict(lambda: defaultdict(list))
-        drawable = np.flatnonzero(weights > 0.0)
-        for index in rng.permutation(drawable)[:TRIED].tolist():
-            for category, found in changes_of(index, molecules[index]).items():
-                for around, change in found:
-                    kinds[category][around].append(change)
-        self._categories = [category for category in SHARES if kinds[category]]
-        shares = np.array([SHARES[category] for category in self._categories])
-        self._shares = shares / shares.sum()
-        self._lists = {category: list(kinds[category].values()) for category in self._categories}
-
-    def draw(self, rng: np.random.Generator) -> Change:
-        """One change: kinds of surroundings as often as the root of their number."""
-        lists = self._lists[self._categories[rng.choice(len(self._categories), p=self._shares)]]
-        roots = np.sqrt([len(changes) for changes in lists])
-        changes = lists[rng.choice(len(lists), p=roots / roots.sum())]
-        return changes[rng.integers(len(changes))]
+    changes: Kinds[Change] = Kinds(SHARES)
+    for index in rng.permutation(np.flatnonzero(weights > 0.0))[:TRIED].tolist():
+        for category, found in changes_of(molecules[index]).items():
+            for around, change in found:
+                changes.add(category, around, change)
+    return changes
 
 
 def hydrogen_bonds(numbers: np.ndarray, positions: np.ndarray, bonds: np.ndarray) -> list[tuple[int, ...]]:
@@ -199,9 +220,9 @@ def displace(x: np.ndarray, atom: int, rng: np.random.Generator) -> np.ndarray:
     return x
 
 
-def changed(molecule: Molecule, change: Change, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+def changed(change: Change, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
     """A molecule or cluster with one thing changed; None where atoms would fall onto each other."""
-    numbers, x, atoms = molecule.numbers, molecule.positions, change.atoms
+    numbers, x, atoms = change.molecule.numbers, change.molecule.positions, change.atoms
     bonds = covalent_bonds(x, numbers)
     of_atom = connected_molecules(bonds, len(numbers))
     if len(atoms) == 3:
@@ -222,22 +243,27 @@ def changed(molecule: Molecule, change: Change, rng: np.random.Generator) -> dic
     }
 
 
-def drawn(split: str, source: Path, groups: list[str]) -> tuple[list[Molecule], Changes]:
-    """Molecules of a split of a file, and what may be changed in them."""
+def drawn(split: str, source: Path, groups: list[str]) -> Kinds[Change]:
+    """What may be changed in the molecules of a split of a file."""
     molecules, weights = read_molecules(source, split, groups)
-    return molecules, Changes(molecules, weights, np.random.default_rng(0))
+    return all_changes(molecules, weights, np.random.default_rng(0))
 
 
-def configurations(
-    molecules: list[Molecule], changes: Changes, *, count: int, seed: list[int]
-) -> dict[str, np.ndarray]:
-    """``count`` labelled configurations of the molecules of one split, as arrays of the file's layout."""
+class Drawable(Protocol):
+    """Gives changes of molecules."""
+
+    def draw(self, rng: np.random.Generator) -> Change:
+        """One change."""
+
+
+def configurations(changes: Drawable, *, count: int, seed: list[int]) -> dict[str, np.ndarray]:
+    """``count`` labelled configurations of changed molecules, as arrays of the file's layout."""
     rng = np.random.default_rng(seed)
     rows: dict[str, list] = defaultdict(list)
     while len(rows["energy"]) < count:
         change = changes.draw(rng)
-        molecule = molecules[change.molecule]
-        found = changed(molecule, change, rng)
+        molecule = change.molecule
+        found = changed(change, rng)
         if found is None or np.isnan(found["molecule_charges"]).any():
             continue
         try:
@@ -256,13 +282,7 @@ def configurations(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=Path, help="HDF5 file with the molecules")
-    parser.add_argument("file", type=Path, help="HDF5 file to write; must not exist")
-    parser.add_argument("--count", type=int, default=6000, help="configurations to train on")
-    parser.add_argument("--held-out", type=int, default=200, help="to validate and to test on, each")
-    parser.add_argument("--groups", nargs="+", default=[], help="groups of the source to take; default all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = data_parser(__doc__, count=6000, held_out=200)
     options = parser.parse_args()
     settings = {"groups": options.groups, "source": str(options.source)}
     draw = partial(drawn, source=options.source, groups=options.groups)

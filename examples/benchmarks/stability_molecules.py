@@ -34,12 +34,15 @@ import h5py
 import numpy as np
 import openmm
 from ase import Atoms
-from openmm import app, unit
+from openmm import unit
 from provenance import write_result
 from rich.progress import Progress
 
 import openmm_les
 from openmm_les.molecules import connected_molecules, covalent_bonds
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from lone_molecules import HYDROGEN_MASS, system_of
 
 PEPTIDES = ("AS", "GF", "VY", "TW", "NM")
 LIGANDS = ("C10H18N2O3", "C9H13N5O3", "C10H8O3", "C10H20O2", "C7H7NO2")
@@ -47,9 +50,6 @@ LIGANDS = ("C10H18N2O3", "C9H13N5O3", "C10H8O3", "C10H20O2", "C7H7NO2")
 TEMPERATURE = 300.0  # K
 TIME_STEP = 2.0  # fs, a tenth of the fastest period, of C=O and of O-H with the mass below; 4 tear bonds
 STEPS_PER_PS = 500
-HYDROGEN_MASS = 6.0  # Da; nothing is taken from their neighbours
-APART = 60.0  # Å
-SPRING = 250.0  # kJ/mol/nm², on centres of mass: they stay within 1 Å or so
 WARM_AFTER = 5  # ps, from where temperatures count
 SAVE_SECONDS = 60.0
 PROGRESS = "progress.json"
@@ -57,7 +57,6 @@ PROGRESS = "progress.json"
 
 def peptides() -> list[Atoms]:
     """The capped dipeptides, roughly relaxed by Amber."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from generate_gfn2_data import peptide_atoms  # needs the extra `data`
 
     found = [peptide_atoms(sequence) for sequence in PEPTIDES]
@@ -82,46 +81,6 @@ def ligands(path: Path) -> list[Atoms]:
             if one.info["name"] in LIGANDS:
                 found.setdefault(one.info["name"], one)
     return list(found.values())
-
-
-def places(count: int) -> np.ndarray:
-    """The points of a cubic lattice nearest the origin, [count, 3] in Å."""
-    side = math.ceil(count ** (1 / 3))
-    axis = APART * (np.arange(side) - side // 2)
-    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    return points[np.argsort((points**2).sum(1), kind="stable")[:count]]
-
-
-def topology_of(molecules: list[Atoms]) -> app.Topology:
-    """A residue for each molecule, with the bonds that the geometry shows."""
-    topology = app.Topology()
-    chain = topology.addChain()
-    for molecule in molecules:
-        residue = topology.addResidue("MOL", chain)
-        elements = [app.Element.getByAtomicNumber(int(z)) for z in molecule.numbers]
-        atoms = [topology.addAtom(f"{e.symbol}{i}", e, residue) for i, e in enumerate(elements)]
-        for i, j in covalent_bonds(molecule.positions, molecule.numbers):
-            topology.addBond(atoms[i], atoms[j])
-    return topology
-
-
-def system_of(molecules: list[Atoms], model: openmm_les.LESModel) -> tuple[openmm.System, np.ndarray]:
-    """System of molecules that stay at their places, and their positions, [n, 3] in Å."""
-    topology = topology_of(molecules)
-    system = openmm_les.create_system(topology, model, remove_cm_motion=False)
-    for atom in topology.atoms():
-        if atom.element.atomic_number == 1:
-            system.setParticleMass(atom.index, HYDROGEN_MASS)
-    spring = openmm.CustomCentroidBondForce(1, f"{0.5 * SPRING}*((x1-x)^2+(y1-y)^2+(z1-z)^2)")
-    for axis in "xyz":
-        spring.addPerBondParameter(axis)
-    positions = []
-    for residue, molecule, place in zip(topology.residues(), molecules, places(len(molecules))):
-        spring.addGroup([atom.index for atom in residue.atoms()])
-        spring.addBond([residue.index], (0.1 * place).tolist())
-        positions.append(molecule.positions - molecule.positions.mean(0) + place)
-    system.addForce(spring)
-    return system, np.concatenate(positions)
 
 
 def fingerprint(model: openmm_les.LESModel) -> str:
