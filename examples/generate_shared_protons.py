@@ -88,16 +88,18 @@ def meet(donor: Change, acceptor: Molecule, atom: int, rng: np.random.Generator)
     facing, _ = Rotation.align_vectors(-along, outwards)
     others = np.ones((len(first.numbers), len(second)), dtype=bool)
     others[[heavy, hydrogen], atom] = False
+    n_bonds = len(bonds) + len(covalent_bonds(first.positions, first.numbers))
     for angle in rng.uniform(0.0, 2.0 * np.pi, TRIALS):
         turned = (Rotation.from_rotvec(angle * along) * facing).apply(second)
         placed = turned + first.positions[heavy] + MET * along
-        if (cdist(first.positions, placed)[others] > CLOSEST).all():
-            both = Molecule(
-                np.concatenate([first.numbers, acceptor.numbers]),
-                np.concatenate([first.positions, placed]),
-                first.charge + acceptor.charge,
-                f"{first.name}+{acceptor.name}",
-            )
+        both = Molecule(
+            np.concatenate([first.numbers, acceptor.numbers]),
+            np.concatenate([first.positions, placed]),
+            first.charge + acceptor.charge,
+            f"{first.name}+{acceptor.name}",
+        )
+        clear = (cdist(first.positions, placed)[others] > CLOSEST).all()
+        if clear and len(covalent_bonds(both.positions, both.numbers)) == n_bonds:
             return Change(both, (heavy, hydrogen, len(first.numbers) + atom))
     return None
 

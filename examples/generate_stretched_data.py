@@ -224,6 +224,7 @@ def changed(change: Change, rng: np.random.Generator) -> dict[str, np.ndarray] |
     """A molecule or cluster with one thing changed; None where atoms would fall onto each other."""
     numbers, x, atoms = change.molecule.numbers, change.molecule.positions, change.atoms
     bonds = covalent_bonds(x, numbers)
+    charges = formal_charges(numbers, bonds)
     of_atom = connected_molecules(bonds, len(numbers))
     if len(atoms) == 3:
         x = share_proton(x, atoms, of_atom, rng)
@@ -233,13 +234,13 @@ def changed(change: Change, rng: np.random.Generator) -> dict[str, np.ndarray] |
         x = pull_hydrogen(x, atoms, rng)
     else:
         x = pull_apart(x, atoms, bonds, rng)
-    if pdist(x).min() < CLOSEST:
+    if pdist(x).min() < CLOSEST or charges.sum() != change.molecule.charge:  # NaN where unknown
         return None
     return {
         "atomic_numbers": numbers,
         "positions": x,
         "molecules": of_atom,
-        "molecule_charges": formal_charges(numbers, bonds)[of_atom],
+        "molecule_charges": charges[of_atom],
     }
 
 
@@ -264,7 +265,7 @@ def configurations(changes: Drawable, *, count: int, seed: list[int]) -> dict[st
         change = changes.draw(rng)
         molecule = change.molecule
         found = changed(change, rng)
-        if found is None or np.isnan(found["molecule_charges"]).any():
+        if found is None:
             continue
         try:
             labels = label(found["atomic_numbers"], found["positions"], molecule.charge)
