@@ -58,7 +58,7 @@ class Starts(NamedTuple):
     def draw(self, rng: np.random.Generator) -> Molecule:
         """One molecule or cluster."""
         kind = rng.choice(list(STARTS), p=list(STARTS.values()))
-        if kind == "acid":
+        if kind == "acid" and self.meetings.donors.has("acid hydrogen"):
             return self.meetings.donors.draw_from("acid hydrogen", rng).molecule
         if kind == "meeting":
             return self.meetings.draw(rng).molecule

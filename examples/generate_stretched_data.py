@@ -130,9 +130,13 @@ class Kinds(Generic[Item]):
         """One more."""
         self._kinds[category][kind].append(item)
 
+    def has(self, category: str) -> bool:
+        """Whether a category has items."""
+        return bool(self._kinds[category])
+
     def draw(self, rng: np.random.Generator) -> Item:
         """One item of any category."""
-        categories = [category for category in self._shares if self._kinds[category]]
+        categories = [category for category in self._shares if self.has(category)]
         shares = np.array([self._shares[category] for category in categories])
         return self.draw_from(categories[rng.choice(len(shares), p=shares / shares.sum())], rng)
 

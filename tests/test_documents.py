@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -54,24 +55,21 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def summary_script() -> ModuleType:
+@pytest.fixture
+def summary(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The script that writes the tables."""
-    script = ROOT / "examples" / "benchmarks" / "summary.py"
-    spec = importlib.util.spec_from_file_location("summary", script)
-    assert spec is not None and spec.loader is not None
-    summary = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(summary)
-    return summary
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    yield importlib.import_module("summary")
+    for name in ("summary", "result_rows"):
+        del sys.modules[name]
 
 
-def test_measured_numbers_are_those_of_the_result_files() -> None:
-    summary = summary_script()
+def test_measured_numbers_are_those_of_the_result_files(summary: ModuleType) -> None:
     for path, table in summary.TABLES.items():
         written = path.read_text().split(summary.BEGIN)[1].split(summary.END)[0]
         assert written.strip() == table(), f"{path.name}: run examples/benchmarks/summary.py --write"
 
 
-def test_every_result_file_has_its_rows() -> None:
-    summary = summary_script()
+def test_every_result_file_has_its_rows(summary: ModuleType) -> None:
     read = {name for section in summary.SECTIONS.values() for name in section}
     assert {path.stem for path in summary.RESULTS.glob("*.json")} <= read
