@@ -15,7 +15,8 @@ configuration is a molecule or small cluster of the given file in which
 Bonds are drawn by their surroundings, so that rare ones come almost as often as frequent ones. O-H of
 carboxylic acids and S-H of thiols have a share of their own: without its proton an acid looks like its
 anion, whose energy is lower by several eV. Molecules and their charges are those of before, and stand in
-the file. Needs the extra `data`.
+the file. ``--only`` takes one kind of surroundings, where a model is known to be weak.
+Needs the extra `data`.
 """
 
 from __future__ import annotations
@@ -148,13 +149,19 @@ class Kinds(Generic[Item]):
         return items[rng.integers(len(items))]
 
 
-def all_changes(molecules: list[Molecule], weights: np.ndarray, rng: np.random.Generator) -> Kinds[Change]:
-    """Everything that may be changed in some molecules, to be drawn by category and surroundings."""
+def all_changes(
+    molecules: list[Molecule], weights: np.ndarray, rng: np.random.Generator, only: str = ""
+) -> Kinds[Change]:
+    """What may be changed in some molecules, to be drawn by category and surroundings.
+
+    ``only`` : where surroundings begin so
+    """
     changes: Kinds[Change] = Kinds(SHARES)
     for index in rng.permutation(np.flatnonzero(weights > 0.0))[:TRIED].tolist():
         for category, found in changes_of(molecules[index]).items():
             for around, change in found:
-                changes.add(category, around, change)
+                if around.startswith(only):
+                    changes.add(category, around, change)
     return changes
 
 
@@ -248,10 +255,13 @@ def changed(change: Change, rng: np.random.Generator) -> dict[str, np.ndarray] |
     }
 
 
-def drawn(split: str, source: Path, groups: list[str]) -> Kinds[Change]:
+def drawn(split: str, source: Path, groups: list[str], only: str) -> Kinds[Change]:
     """What may be changed in the molecules of a split of a file."""
     molecules, weights = read_molecules(source, split, groups)
-    return all_changes(molecules, weights, np.random.default_rng(0))
+    changes = all_changes(molecules, weights, np.random.default_rng(0), only)
+    if not any(changes.has(category) for category in SHARES):
+        raise SystemExit(f"{split} configurations of {source} have no surroundings that begin with {only!r}")
+    return changes
 
 
 class Drawable(Protocol):
@@ -288,9 +298,15 @@ def configurations(changes: Drawable, *, count: int, seed: list[int]) -> dict[st
 def main() -> None:
     """Command line."""
     parser = data_parser(__doc__, count=6000, held_out=200)
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="SURROUNDINGS",
+        help="as '8h1:6(6,8,8)': O with one H, bonded to a C that is bonded to C, O and O; or how it begins",
+    )
     options = parser.parse_args()
-    settings = {"groups": options.groups, "source": str(options.source)}
-    draw = partial(drawn, source=options.source, groups=options.groups)
+    settings = {"groups": options.groups, "source": str(options.source), "only": options.only}
+    draw = partial(drawn, source=options.source, groups=options.groups, only=options.only)
     write_data(parser, options, "stretched", settings, draw, configurations)
 
 

@@ -110,3 +110,14 @@ def test_rare_surroundings_come_often(script):
     changes = script.all_changes(molecules, np.ones(100), rng)
     drawn = [changes.draw(rng).molecule.name for _ in range(400)]
     assert 100 < drawn.count("acid") < 350
+
+
+def test_only_some_surroundings_are_changed(script, tmp_path):
+    source = source_file(tmp_path)
+    changes = script.drawn("train", source, [], "7h2:6")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        change = changes.draw(rng)
+        assert change.molecule.name == "formamide" and change.molecule.numbers[change.atoms[0]] == 7
+    with pytest.raises(SystemExit, match=r"source.h5 have no surroundings that begin with '8h1'"):
+        script.drawn("train", source, [], "8h1")
