@@ -200,15 +200,21 @@ def select_groups(configurations: Configurations, names: str) -> Configurations:
     return configurations.select(np.isin(configurations.group, wanted))
 
 
+def element_counts(configurations: Configurations, elements: Sequence[int]) -> np.ndarray:
+    """How many atoms of each element each configuration has, [n_configurations, n_elements]."""
+    owner = np.repeat(np.arange(len(configurations)), configurations.sizes)
+    counts = np.zeros((len(configurations), 119))
+    np.add.at(counts, (owner, configurations.numbers), 1.0)
+    return counts[:, list(elements)]
+
+
 def fit_reference_energies(configurations: Configurations, elements: Sequence[int]) -> np.ndarray:
     """Energy per atom of each element that explains the total energies best, [n_elements] in eV.
 
     Least squares; elements that only occur in fixed proportion get the solution of least norm.
     """
-    owner = np.repeat(np.arange(len(configurations)), configurations.sizes)
-    counts = np.zeros((len(configurations), 119))
-    np.add.at(counts, (owner, configurations.numbers), 1.0)
-    solution, _, _, _ = np.linalg.lstsq(counts[:, list(elements)], configurations.energy, rcond=None)
+    counts = element_counts(configurations, elements)
+    solution, _, _, _ = np.linalg.lstsq(counts, configurations.energy, rcond=None)
     return solution
 
 
@@ -216,6 +222,7 @@ __all__ = [
     "SPLITS",
     "Configurations",
     "concatenate",
+    "element_counts",
     "fit_reference_energies",
     "make_configurations",
     "select_groups",

@@ -140,10 +140,8 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
         else:
             with console.status("fitting reference energies"):
                 shift = refit_reference_energies(model, train_graphs, settings.seed)
-            say(
-                console,
-                f"starting from {Path(settings.init).name}; reference energies shift by {shift:.3g} eV",
-            )
+            done = f"shift by {shift:.3g} eV" if shift else "stay: the data are of the same method"
+            say(console, f"starting from {Path(settings.init).name}; reference energies {done}")
     if settings.elements:
         model.elements = chosen_elements(settings.elements, model.elements)
     unseen = ", ".join(symbol(z) for z in model.elements if z not in elements)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import least_squares
 
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.elements import atomic_numbers, symbol
@@ -17,11 +18,12 @@ from openmm_les.models.heads import LatentChargeHead, NoCharges
 from openmm_les.models.model import LESModel
 from openmm_les.models.multipole_sources import add_multipoles
 from openmm_les.training.batches import GraphData
-from openmm_les.training.data import Configurations, fit_reference_energies
+from openmm_les.training.data import Configurations, element_counts, fit_reference_energies
 from openmm_les.training.metrics import predict
 from openmm_les.training.settings import TrainingSettings
 
 _SAMPLE = 300  # configurations from which reference energies are refitted
+_WORTH_A_SHIFT = 0.5  # of the median error of energies must go, or it is the same method
 
 
 def build_model(
@@ -157,12 +159,22 @@ def refit_reference_energies(model: LESModel, data: GraphData, seed: int) -> flo
     """Shift a model's reference energies to the level of theory of ``data``; the largest shift, eV.
 
     Total energies of two methods differ by far more per atom than anything that training could bridge.
+    Those of one method stay (0.0): what a model does not know yet, as molecules that are torn, must not
+    move them.
     """
     drawn = np.random.default_rng(seed).permutation(len(data))[:_SAMPLE]
     sample: Configurations = data.configurations.select(np.sort(drawn))
-    predicted = predict(model, GraphData(sample, model.cutoff, dtype=data.dtype)).energy
-    sample.energy = sample.energy - predicted
-    shifts = fit_reference_energies(sample, model.elements)
+    errors = sample.energy - predict(model, GraphData(sample, model.cutoff, dtype=data.dtype)).energy
+    sample.energy = errors
+    counts = element_counts(sample, model.elements)
+    start = fit_reference_energies(sample, model.elements)
+    spread = max(float(np.median(np.abs(errors - counts @ start))), 1e-6)
+    # Absolute errors rather than their squares, or a few large ones would decide.
+    shifts = least_squares(
+        lambda x: counts @ x - errors, start, jac=lambda _: counts, loss="soft_l1", f_scale=spread
+    ).x
+    if np.median(np.abs(errors - counts @ shifts)) > _WORTH_A_SHIFT * np.median(np.abs(errors)):
+        return 0.0
     model.reference_energies[torch.tensor(model.elements)] += torch.from_numpy(shifts)
     return float(np.abs(shifts).max())
 
