@@ -26,6 +26,7 @@ from openmm_les.molecules import connected_molecules, covalent_bonds
 
 DONORS = {"acid hydrogen": 0.7, "polar hydrogen": 0.3}  # shares
 ACCEPTING = {"water": 0.4, "anion": 0.15, "other": 0.45}  # shares
+MOST_NEIGHBORS = dict(zip(ACCEPTORS, (3, 2, 1, 2, 1)))  # of an atom that has a lone pair
 MET = 3.4  # Å, from donor to acceptor as they are placed
 SPREAD = 0.4  # of the acceptor's direction
 CLOSEST = 1.8  # Å, between other atoms of the two as they are placed
@@ -41,11 +42,10 @@ def acceptors_of(molecule: Molecule) -> list[tuple[str, int]]:
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(numbers)))
     graph.add_edges_from(bonds.tolist())
-    bonded = {6: 0, 7: 3, 8: 2, 9: 1, 16: 2, 17: 1}  # neighbours, at most, of an atom with a lone pair
     return [
         (surroundings(graph, numbers, i), i)
         for i in np.flatnonzero(np.isin(numbers, ACCEPTORS)).tolist()
-        if graph.degree[i] <= bonded[int(numbers[i])]
+        if graph.degree[i] <= MOST_NEIGHBORS[int(numbers[i])]
     ]
 
 

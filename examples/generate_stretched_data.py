@@ -138,6 +138,8 @@ class Kinds(Generic[Item]):
     def draw(self, rng: np.random.Generator) -> Item:
         """One item of any category."""
         categories = [category for category in self._shares if self.has(category)]
+        if not categories:
+            raise ValueError(f"the molecules have nothing to draw from: no {', no '.join(self._shares)}")
         shares = np.array([self._shares[category] for category in categories])
         return self.draw_from(categories[rng.choice(len(shares), p=shares / shares.sum())], rng)
 
