@@ -23,6 +23,9 @@ from openmm_les.training.readers import read_configurations
 
 logger = logging.getLogger(__name__)
 
+LARGEST_OFFSET = 1.0
+"""eV, between energies of charged and neutral configurations, from which `evaluate_model` warns."""
+
 
 def evaluate_model(
     model: str | Path,
@@ -84,13 +87,32 @@ def evaluate_model(
     results: dict[str, Any] = {"model": Path(model).name, "data": names, "split": split}
     results.update(predictions.summary())
     results["dropped"] = report.dropped
-    spread = results["charge_spread_neutral"].get("all", np.inf)
-    results["warnings"] = (
-        [f"std(q) of neutral configurations is {spread:.3f} e: the Coulomb term is as good as off"]
-        if spread < SMALL_CHARGES and not isinstance(les_model.charge_module(), NoCharges)
-        else []
-    )
+    results["warnings"] = warnings_of(results, charges=not isinstance(les_model.charge_module(), NoCharges))
     return results
 
 
-__all__ = ["evaluate_model"]
+def warnings_of(results: dict[str, Any], charges: bool) -> list[str]:
+    """What the errors hide: charges that came to nothing, energies of ions that are off by a constant.
+
+    Parameters
+    ----------
+    results : of `Predictions.summary`
+    charges : whether the model has any
+    """
+    warnings = []
+    spread = results["charge_spread_neutral"].get("all", np.inf)
+    if charges and spread < SMALL_CHARGES:
+        warnings.append(
+            f"std(q) of neutral configurations is {spread:.3f} e: the Coulomb term is as good as off"
+        )
+    offsets = results["energy_offsets"]
+    warnings += [
+        f"energies of configurations of charge {charge} e are off by {offset - offsets['0']:+.1f} eV against "
+        "neutral ones (median): forces do not show it, energies of ionisation and of proton transfer do"
+        for charge, offset in offsets.items()
+        if "0" in offsets and abs(offset - offsets["0"]) > LARGEST_OFFSET
+    ]
+    return warnings
+
+
+__all__ = ["LARGEST_OFFSET", "evaluate_model", "warnings_of"]

@@ -97,6 +97,15 @@ class Predictions:
             "energy_rmse": float(np.sqrt((energy**2).mean())),
         }
 
+    def energy_offsets(self) -> dict[str, float]:
+        """Median error of energies of configurations by total charge (e, as "-1"), eV each.
+
+        A constant for all ions of one charge shows in no force.
+        """
+        c = self.configurations
+        errors = self.energy - c.energy
+        return {f"{q:g}": float(np.median(errors[c.total_charge == q])) for q in np.unique(c.total_charge)}
+
     def label_errors(self) -> dict[str, float]:
         """Mean errors of other labels in the measures of the loss (see `Losses`); NaN without any."""
         c = self.configurations
@@ -137,6 +146,7 @@ class Predictions:
             "units": {
                 "force": "eV/Å",
                 "energy": "eV/atom",
+                "energy_offsets": "eV",
                 "stress": "eV/Å³",
                 "dipole": "e·Å",
                 "charge": "e",
@@ -147,6 +157,7 @@ class Predictions:
             "groups": {str(name): self._entry(c.group == name) for name in np.unique(c.group)},
             "dipole_neutral": self.dipole_agreement(neutral),
             "dipole_charged": self.dipole_agreement(~neutral),
+            "energy_offsets": self.energy_offsets(),
             "charge_spread_neutral": self.charge_spread(),
             "charge_mean": self.mean_charges(),
         }

@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from openmm_les.training.evaluation import warnings_of
 from openmm_les.training.metrics import Predictions
 from openmm_les.training.readers import read_configurations
 from tests.training.toy import toy_configurations
@@ -44,6 +45,21 @@ def test_errors_are_counted_by_group():
     assert groups["water2"]["force_error"] == pytest.approx(0.3)
     assert groups["water2"]["force_rmse"] == pytest.approx(0.3 / np.sqrt(3.0))
     assert groups["water2"]["configurations"] == 4
+
+
+def test_energies_of_ions_that_are_off_by_a_constant_are_told():
+    toy = toy_configurations(12)
+    predictions = _perfect(toy)
+    toy.total_charge[toy.group == "water2"] = -1.0
+    toy.total_charge[toy.group == "water3"] = 1.0
+    predictions.energy[toy.group == "water2"] += 3.4
+    predictions.energy[toy.group == "water3"] += 0.5
+    summary = predictions.summary()
+    assert summary["energy_offsets"] == pytest.approx({"-1": 3.4, "0": 0.0, "1": 0.5})
+    (warning,) = warnings_of(summary, charges=True)
+    assert "charge -1 e are off by +3.4 eV" in warning
+    predictions.energy += 5.0  # of all alike: another zero
+    assert warnings_of(predictions.summary(), charges=True) == [warning]
 
 
 def test_dipoles_of_ions_do_not_depend_on_the_origin():
