@@ -117,10 +117,3 @@ def test_molecules_do_not_feel_each_other(benchmark):
     together = forces(molecules)
     alone = np.concatenate([forces([one]) for one in molecules])
     assert abs(together - alone).max() < 1e-3
-
-
-def test_places_are_apart(benchmark):
-    points = benchmark.places(200)
-    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    assert distances[np.triu_indices(200, 1)].min() == pytest.approx(benchmark.APART)
-    assert np.abs(points).max() < 200.0
