@@ -19,18 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import openmm
 from ase import Atoms
-from generate_probe_data import (
-    LARGEST_FORCE,
-    Molecule,
-    as_arrays,
-    data_parser,
-    label,
-    read_molecules,
-    write_data,
-)
 from generate_shared_protons import Meetings
 from generate_stretched_data import CLOSEST
 from lone_molecules import system_of
+from molecule_data import Molecule, as_arrays, data_parser, read_molecules, usable_labels, write_data
 from openmm import unit
 from scipy.spatial.distance import pdist
 
@@ -127,17 +119,15 @@ def add_frame(
     longest = np.linalg.norm(x[bonds[:, 0]] - x[bonds[:, 1]], axis=1).max(initial=0.0)
     if len(numbers) < 2 or longest > TORN or pdist(x).min() < CLOSEST:
         return
-    try:
-        labels = label(numbers, x, start.charge)
-    except RuntimeError:  # no self-consistency
+    labels = usable_labels(numbers, x, start.charge)
+    if labels is None:
         return
     of_atom = connected_molecules(bonds, len(numbers))
     charges = formal_charges(numbers, bonds)
     guess = model.evaluate(x, numbers, molecules=of_atom, total_charge=charges.tolist())
     wrong = np.abs(guess.forces - labels["forces"]).max() > WRONG
-    if np.abs(labels["forces"]).max() > LARGEST_FORCE or not (wrong or rng.random() < RIGHT_SHARE):
+    if not (wrong or rng.random() < RIGHT_SHARE):
         return
-    del labels["charges"]
     found = {"atomic_numbers": numbers, "positions": x, "molecules": of_atom}
     for key, value in {**found, "molecule_charges": charges[of_atom], **labels}.items():
         rows[key].append(value)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import networkx
 import numpy as np
-from generate_probe_data import LARGEST_PROBE, Molecule, data_parser, read_molecules, write_data
+from generate_probe_data import LARGEST_PROBE
 from generate_stretched_data import ACCEPTORS, TRIED, Change, Kinds, changes_of, configurations, surroundings
+from molecule_data import Molecule, data_parser, read_molecules, write_data
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 

@@ -28,15 +28,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import networkx
 import numpy as np
-from generate_probe_data import (
-    LARGEST_FORCE,
-    Molecule,
-    as_arrays,
-    data_parser,
-    label,
-    read_molecules,
-    write_data,
-)
+from molecule_data import Molecule, as_arrays, data_parser, read_molecules, usable_labels, write_data
 from scipy.spatial.distance import pdist
 
 from openmm_les.molecules import connected_molecules, covalent_bonds, formal_charges
@@ -283,13 +275,9 @@ def configurations(changes: Drawable, *, count: int, seed: list[int]) -> dict[st
         found = changed(change, rng)
         if found is None:
             continue
-        try:
-            labels = label(found["atomic_numbers"], found["positions"], molecule.charge)
-        except RuntimeError:  # no self-consistency
+        labels = usable_labels(found["atomic_numbers"], found["positions"], molecule.charge)
+        if labels is None:
             continue
-        if not np.abs(labels["forces"]).max() < LARGEST_FORCE:
-            continue
-        del labels["charges"]
         for key, value in {**found, **labels}.items():
             rows[key].append(value)
         rows["total_charge"].append(molecule.charge)

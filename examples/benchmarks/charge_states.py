@@ -64,7 +64,7 @@ def geometries(source: Path, split: str, count: int) -> list[tuple[np.ndarray, n
 
 def states(numbers: np.ndarray, positions: np.ndarray, name: str) -> Iterator[dict[str, Any]]:
     """Labels of the neutral molecule, then of its cation; nothing where either has none."""
-    from generate_probe_data import label
+    from molecule_data import label
 
     try:
         both = [label(numbers, positions, charge, charge) for charge in (0, 1)]
@@ -77,7 +77,7 @@ def states(numbers: np.ndarray, positions: np.ndarray, name: str) -> Iterator[di
 
 def write_states(source: Path, path: Path, counts: dict[str, int]) -> None:
     """Data of both states, one after the other at each geometry, by parts that stay."""
-    from generate_probe_data import assemble
+    from molecule_data import assemble
 
     folder = path.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from openmm_les.analysis.plots import figure_to
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from generate_gfn2_data import peptide_atoms
-from generate_probe_data import label
+from molecule_data import label
 
 MODELS = ("peptide-gfn2-small", "water-gfn2-small")
 PANELS = 4  # in a row of the plot

@@ -33,7 +33,7 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
         yield {name: importlib.import_module(name) for name in SCRIPTS}
-        for name in (*SCRIPTS, "lone_molecules"):
+        for name in (*SCRIPTS, "lone_molecules", "molecule_data"):
             del sys.modules[name]
 
 

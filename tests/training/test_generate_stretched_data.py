@@ -27,7 +27,7 @@ def script():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
         yield importlib.import_module("generate_stretched_data")
-        for name in ("generate_stretched_data", "generate_probe_data"):
+        for name in ("generate_stretched_data", "molecule_data"):
             del sys.modules[name]
 
 
