@@ -82,9 +82,9 @@ class ForceBoundary(nn.Module):
         self.model = copy.deepcopy(model)
         self.model.requires_grad_(False)
         self.model.fold()
-        fix_numbers = getattr(self.model.backbone, "fix_numbers", None)
-        if fix_numbers is not None:
-            fix_numbers(torch.tensor(list(numbers)))
+        fix_atoms = getattr(self.model.backbone, "fix_atoms", None)
+        if fix_atoms is not None:
+            fix_atoms(torch.tensor(list(numbers)), torch.tensor(list(molecule_charges)))
         self.model.to("cpu", dtype)
         self.pairs = make_pairs(model.cutoff, len(numbers))
         self.dtype = dtype

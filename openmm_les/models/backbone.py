@@ -19,7 +19,8 @@ class BackboneOutput(NamedTuple):
 
     One that reads pairs by `openmm_les.graph.pair_rows` alone, and asks a GPU for no
     number on the way, says so by ``reads_rows`` (True): CUDA graphs then make it several times faster.
-    What it must count it can count in ``fix_numbers(numbers)``, which is called before a simulation.
+    What atoms and charges decide for good, as counts of elements, it can see to in
+    ``fix_atoms(numbers, molecule_charges)``, which is called before a simulation.
     """
 
     energies: Tensor

@@ -158,6 +158,12 @@ class EquivariantBackbone(ExactConstants):
             self.charge_embedding = ChargeEmbedding(self.n_equivariants).to(self.species.weight)
         self.settings["charge_embedding"] = True
 
+    @torch.jit.unused
+    def fix_atoms(self, numbers: Tensor, molecule_charges: Tensor) -> None:
+        """Run for molecules of these charges ([n_molecules], e) alone from now on."""
+        if not bool((molecule_charges != 0.0).any()):
+            self.charge_embedding = None
+
     def forward(self, graph: Graph) -> BackboneOutput:
         n = graph.positions.shape[0]
         species = self.index[graph.numbers]

@@ -13,6 +13,7 @@ import torch
 
 from openmm_les import create_system, load_model
 from openmm_les.electrostatics import LatentCoulomb
+from openmm_les.engine.boundary import IsolatedForce
 from openmm_les.engine.compile import freeze
 from openmm_les.models.charge_embedding import ChargeEmbedding
 from openmm_les.models.checkpoint import FORMAT, save_model
@@ -146,6 +147,11 @@ def test_frozen_script_is_the_module(backbone):
             torch.testing.assert_close(found.energies, expected.energies, rtol=1e-12, atol=1e-12)
 
 
+def boundary_of(model, charge):
+    """The module that OpenMM runs."""
+    return IsolatedForce(model, FORMAMIDE_NUMBERS, [0] * len(FORMAMIDE_NUMBERS), [charge])
+
+
 @pytest.mark.parametrize("route", ROUTES_HERE)
 def test_a_cation_and_its_parent_in_openmm(route):
     model = quiet_model(charge_embedding=True)
@@ -155,6 +161,7 @@ def test_a_cation_and_its_parent_in_openmm(route):
         system = create_system(
             topology_of([FORMAMIDE_RESIDUE]), model, route, precision="double", total_charge=charge
         )
+        assert (boundary_of(model, charge).model.backbone.charge_embedding is None) == (charge == 0)
         context = make_context(system, FORMAMIDE / 10)
         expected = model.evaluate(FORMAMIDE, np.array(FORMAMIDE_NUMBERS), total_charge=charge)
         assert energy_of(context) == pytest.approx(KJ * expected.energy, rel=1e-12)

@@ -199,7 +199,7 @@ class MACEBackbone(nn.Module):
         return dict(self.settings)
 
     @torch.jit.unused
-    def fix_numbers(self, numbers: Tensor) -> None:
+    def fix_atoms(self, numbers: Tensor, molecule_charges: Tensor) -> None:
         """Run for atoms of these elements ([n_atoms], int64) alone from now on."""
         self.counts = torch.bincount(self.index[numbers], minlength=self.n_elements).tolist()
 
