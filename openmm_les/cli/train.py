@@ -42,6 +42,12 @@ def train(
         str, typer.Option(help='Of the elements, "H=-13.6,O=-2041.2", eV; default: fitted.')
     ] = "",
     groups: Annotated[str, typer.Option(help='Take these groups of the data only, "one,another".')] = "",
+    group_shares: Annotated[
+        str,
+        typer.Option(
+            help='Take these groups in part of the passes over the data, "stretched=0.3,other=0.5".'
+        ),
+    ] = "",
     max_force: Annotated[float, typer.Option(help="Drop configurations with larger forces, eV/Å.")] = 10.0,
     valid_fraction: Annotated[
         float, typer.Option(help="Held out by molecule where the data have no split.")

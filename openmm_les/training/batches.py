@@ -220,23 +220,38 @@ class TrainingStream:
     data : training data
     batch_atoms : atoms in a batch, about
     seed : of the order
-    rank, world_size : which share of the batches this process takes
+    rank, world_size : which part of the batches this process takes
+    shares : [n], above 0 and at most 1, the part of all passes over the data that each configuration
+        joins, evenly spread; None = all of them
     """
 
     def __init__(
-        self, data: GraphData, batch_atoms: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        data: GraphData,
+        batch_atoms: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shares: np.ndarray | None = None,
     ) -> None:
         self.data = data
         self.batch_atoms = batch_atoms
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.first_step = 0
+        self._shares = np.ones(len(data)) if shares is None else shares
+        self._phases = np.random.default_rng(seed).random(len(data))
         self.steps_per_epoch = len(self._epoch(0))
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         """Batches of this process in one pass over the data."""
         rng = np.random.default_rng([self.seed, epoch])
-        batches = epoch_batches(self.data.configurations.sizes, self.data.widths, self.batch_atoms, rng)
+        turns = np.floor(self._shares * (epoch + 1) + self._phases) - np.floor(
+            self._shares * epoch + self._phases
+        )
+        chosen = np.flatnonzero(turns)
+        sizes, widths = self.data.configurations.sizes[chosen], self.data.widths[chosen]
+        batches = [chosen[each] for each in epoch_batches(sizes, widths, self.batch_atoms, rng)]
         whole = len(batches) // self.world_size * self.world_size
         return batches[: whole or None][self.rank :: self.world_size]
 

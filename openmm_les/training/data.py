@@ -200,6 +200,34 @@ def select_groups(configurations: Configurations, names: str) -> Configurations:
     return configurations.select(np.isin(configurations.group, wanted))
 
 
+def group_shares(configurations: Configurations, text: str) -> np.ndarray:
+    """Of each configuration, how often a pass over the data takes it, [n]; from "stretched=0.3,contacts=0.5".
+
+    Raises
+    ------
+    DataError
+        Not of that form, no such group, a share that is not above 0 and at most 1, or no group left whole.
+    """
+    shares = np.ones(len(configurations))
+    found = sorted(set(configurations.group.tolist()))
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = entry.partition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = float("nan")
+        if not 0.0 < share <= 1.0:
+            raise DataError(
+                f"shares of groups must read like stretched=0.3, above 0 and at most 1; got {entry!r}"
+            )
+        if name not in found:
+            raise DataError(f"no training data of group {name!r}, but of {', '.join(map(repr, found))}")
+        shares[configurations.group == name] = share
+    if shares.max() < 1.0:
+        raise DataError(f"shares of groups are relative to one that is taken whole; got {text!r} for {found}")
+    return shares
+
+
 def element_counts(configurations: Configurations, elements: Sequence[int]) -> np.ndarray:
     """How many atoms of each element each configuration has, [n_configurations, n_elements]."""
     owner = np.repeat(np.arange(len(configurations)), configurations.sizes)
@@ -224,6 +252,7 @@ __all__ = [
     "concatenate",
     "element_counts",
     "fit_reference_energies",
+    "group_shares",
     "make_configurations",
     "select_groups",
     "split_configurations",

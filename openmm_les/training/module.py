@@ -19,6 +19,7 @@ from openmm_les.exceptions import RunError
 from openmm_les.models.checkpoint import save_model
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import Batch, Batches, GraphData, TrainingStream
+from openmm_les.training.data import group_shares
 from openmm_les.training.loss import Weights, batch_losses, molecule_error, predict_batch
 from openmm_les.training.metrics import SMALL_CHARGES, Predictions
 from openmm_les.training.optimizer import MuonAdamW, learning_rate_factor, split_parameters
@@ -96,6 +97,7 @@ class LESTraining(pl.LightningModule):
             self.settings.seed,
             self.trainer.global_rank,
             self.trainer.world_size,
+            group_shares(self.train_data.configurations, self.settings.group_shares),
         )
         self.steps_per_epoch = stream.steps_per_epoch
         stream.first_step = self.trainer.global_step  # a resumed run goes on where it was

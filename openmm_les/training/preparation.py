@@ -22,6 +22,7 @@ from openmm_les.training.data import (
     Configurations,
     concatenate,
     fit_reference_energies,
+    group_shares,
     select_groups,
     split_configurations,
 )
@@ -86,6 +87,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
     if len(valid) > settings.max_valid:
         drawn = np.random.default_rng(settings.seed).permutation(len(valid))[: settings.max_valid]
         valid = valid.select(np.sort(drawn))
+    group_shares(train, settings.group_shares)  # raises before anything takes time
     say(console, f"training on {len(train)}, validating on {len(valid)} configurations")
     return train, valid, report
 

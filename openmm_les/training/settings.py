@@ -47,6 +47,8 @@ class TrainingSettings:
     """"H=-13.6,O=-2041.2": eV of each element; empty: fitted to the training data"""
     groups: str = ""
     """"one,another": train on these groups of the data only"""
+    group_shares: str = ""
+    """"stretched=0.3,contacts=0.5": configurations of these groups join so many of the passes over the data"""
     max_force: float = 10.0
     """eV/Å; configurations with larger forces are dropped"""
     valid_fraction: float = 0.1
