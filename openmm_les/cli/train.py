@@ -44,9 +44,7 @@ def train(
     groups: Annotated[str, typer.Option(help='Take these groups of the data only, "one,another".')] = "",
     group_shares: Annotated[
         str,
-        typer.Option(
-            help='Take these groups in part of the passes over the data, "stretched=0.3,other=0.5".'
-        ),
+        typer.Option(help='Groups that join part of the passes over the data, "one=0.3,other=0.5".'),
     ] = "",
     max_force: Annotated[float, typer.Option(help="Drop configurations with larger forces, eV/Å.")] = 10.0,
     valid_fraction: Annotated[

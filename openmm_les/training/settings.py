@@ -48,7 +48,7 @@ class TrainingSettings:
     groups: str = ""
     """"one,another": train on these groups of the data only"""
     group_shares: str = ""
-    """"stretched=0.3,contacts=0.5": configurations of these groups join so many of the passes over the data"""
+    """"stretched=0.3,contacts=0.5": the part of all passes over the data that these groups join"""
     max_force: float = 10.0
     """eV/Å; configurations with larger forces are dropped"""
     valid_fraction: float = 0.1

@@ -9,6 +9,7 @@ import torch
 
 from openmm_les.neighbors import all_pairs
 from openmm_les.training.batches import Batches, GraphData, TrainingStream, epoch_batches
+from openmm_les.training.data import group_shares
 from openmm_les.training.loss import predict_batch
 from openmm_les.training.settings import TrainingSettings
 from openmm_les.training.starting_model import build_model
@@ -115,6 +116,21 @@ def test_stream_depends_on_seed_and_step_alone(data):
     assert indices(later, 17) == long[13:]
     assert indices(TrainingStream(data, 20, seed=4), 30) != long
     assert sorted(chain.from_iterable(long[: first.steps_per_epoch])) == list(range(24))
+
+
+def test_a_group_joins_its_part_of_the_passes(data):
+    shares = group_shares(data.configurations, "water1=0.3, water3=0.5")
+    stream = TrainingStream(data, 20, seed=3, shares=shares)
+    passes = [list(chain.from_iterable(stream._epoch(epoch))) for epoch in range(20)]
+    assert all(len(set(each)) == len(each) for each in passes)
+    times = np.bincount(list(chain.from_iterable(passes)), minlength=len(data))
+    for group, share in (("water1", 0.3), ("water2", 1.0), ("water3", 0.5)):
+        assert (times[data.configurations.group == group] == round(20 * share)).all()
+    assert len({tuple(sorted(each)) for each in passes}) > 2  # not all of a group at once
+    later = TrainingStream(data, 20, seed=3, shares=shares)
+    later.first_step = 25
+    long = [b.indices.tolist() for b in islice(iter(stream), 40)]
+    assert [b.indices.tolist() for b in islice(iter(later), 15)] == long[25:]
 
 
 def test_processes_share_the_batches(data):

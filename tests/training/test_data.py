@@ -9,6 +9,7 @@ from openmm_les.exceptions import DataError
 from openmm_les.training.data import (
     concatenate,
     fit_reference_energies,
+    group_shares,
     make_configurations,
     select_groups,
     split_configurations,
@@ -34,6 +35,22 @@ def test_groups_are_selected_by_name():
     np.testing.assert_array_equal(two.energy, toy.energy[toy.group != "water2"])
     with pytest.raises(DataError, match=r"no configurations of ice .* hold water1, water2, water3"):
         select_groups(toy, "water1, ice")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("water1", "must read like .* got 'water1'"),
+        ("water1=2", "at most 1; got 'water1=2'"),
+        ("water1=0", "got 'water1=0'"),
+        ("water1=nan", "got 'water1=nan'"),
+        ("ice=0.5", r"no training data of group 'ice', but of 'water1', 'water2', 'water3'"),
+        ("water1=0.5,water2=0.2,water3=0.1", "one that is taken whole"),
+    ],
+)
+def test_shares_of_groups_that_cannot_be(text, message):
+    with pytest.raises(DataError, match=message):
+        group_shares(toy_configurations(9), text)
 
 
 def test_arrays_of_other_shapes_are_refused():
