@@ -136,6 +136,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="geometries to train on")
     parser.add_argument("--held-out", type=int, default=300, help="to validate and to test on, each, at most")
     options = parser.parse_args()
+    if getattr(load_model(options.init).backbone, "charge_embedding", None) is not None:
+        parser.error(
+            f"--init must be a model without charge embedding to compare with; {options.init} has one"
+        )
     labels = options.run / "charge_states.h5"
     if not labels.exists():
         counts = {"valid": options.held_out, "test": options.held_out, "train": options.count}
