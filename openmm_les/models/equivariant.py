@@ -160,7 +160,7 @@ class EquivariantBackbone(ExactConstants):
 
     @torch.jit.unused
     def fix_atoms(self, numbers: Tensor, molecule_charges: Tensor) -> None:
-        """Run for molecules of these charges ([n_molecules], e) alone from now on."""
+        """Leave out the embedding where no molecule ([n_molecules], e) is charged: it adds nothing there."""
         if not bool((molecule_charges != 0.0).any()):
             self.charge_embedding = None
 
