@@ -2,10 +2,10 @@
 
     python examples/benchmarks/extensions.py extensions --probes probes.h5 --minutes 10
 
-The backbone of a shipped model goes on with charges as they are, with charges that equilibrate, with
-latent dipoles and quadrupoles, with polarizabilities, and with the molecule's charge in the backbone, each
-trained as long on GFN2-xTB energies and forces (gfn2_bio.h5 and data of
-`generate_probe_data.py`; no labels of charges, dipoles or polarizabilities).
+The backbone of a shipped model, which knows the molecule's charge (`charge_states.py` says what that is
+worth), goes on with charges as they are, with charges that equilibrate, with latent dipoles and
+quadrupoles, and with polarizabilities, each trained as long on GFN2-xTB energies and forces (gfn2_bio.h5 and
+data of `generate_probe_data.py`; no labels of charges, dipoles or polarizabilities).
 Held-out errors of neutral and charged molecules, dipoles, Born charges and molecular polarizabilities
 (gfn2_bec.h5), and the time of a force call of 22 atoms, in turns at the end. One after the other, or on
 more cores side by side with ``--only``; the same command goes on where an interrupted one stopped.
@@ -36,7 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "quadrupoles": {"latent_dipoles": True, "latent_quadrupoles": True},
     "polarizable": {"latent_dipoles": True, "polarizability": "isotropic"},
     "tensor polarizable": {"latent_dipoles": True, "polarizability": "tensor"},
-    "charge states": {"charge_embedding": True},
 }
 COLUMNS = (
     "force MAE, meV/Å",

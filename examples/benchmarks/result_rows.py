@@ -262,7 +262,9 @@ def stability_molecules(result: dict[str, Any]) -> Rows:
     times = [r["picoseconds"] // result["copies"] for r in runs]
     length = f"{result['copies']} × {' to '.join(map(str, sorted({min(times), max(times)})))} ps each"
     step = f"{result['time_step_fs']:g} fs with hydrogens of {result['hydrogen_mass_Da']:g} Da"
-    what = f"NVT of {len(runs)} unseen peptides and ligands at 300 K, {length}, {step}"
+    what = (
+        f"NVT of {len(runs)} unseen peptides and ligands at {result['temperature_K']:g} K, {length}, {step}"
+    )
     return [(what, f"{broken} of {frames} frames with a broken bond")]
 
 

@@ -2,20 +2,22 @@
 
     python examples/benchmarks/stability_molecules.py stability --ps 1000 --data gfn2_bio.h5
     python examples/benchmarks/stability_molecules.py copies --ps 50 --copies 20 --platform CUDA
+    python examples/benchmarks/stability_molecules.py hot --ps 20 --temperature 600
 
 Five capped dipeptides (built here; the model learned single capped amino acids) and five drug-like
-molecules of the test split of gfn2_bio.h5 (`--data`) in vacuum at 300 K: Langevin dynamics with 2.5 fs,
-hydrogens of 6 Da and no constraints (masses change how fast a molecule moves, not where it goes: the
-distribution at 300 K has none). All of them, and all copies of each, share one system without a
-box. They lie 60 Å apart, and a weak spring on its centre of mass keeps each at its place: their atoms
-feel less than 1 meV/Å of each other (0.5 at most where all ten start), so that each runs as if alone.
+molecules of the test split of gfn2_bio.h5 (`--data`) in vacuum at 300 K (`--temperature`: holes of a model
+show sooner when it is hot): Langevin dynamics with 2.5 fs, hydrogens of 6 Da and no constraints (masses
+change how fast a molecule moves, not where it goes: the distribution has none). All of them, and all
+copies of each, share one system without a box. They lie 60 Å apart, and a weak spring on its centre of
+mass keeps each at its place: their atoms feel less than 1 meV/Å of each other (0.5 at most where all ten
+start), so that each runs as if alone.
 
 Every picosecond the bonds of each copy are read from the geometry and compared with those at the start.
 The same command goes on where an interrupted one stopped, and with a larger ``--ps`` where a finished
 one did. A run that explodes ends with the model's error. Molecules may be shared out among folders, each
 with some in a ``molecules.xyz`` of its own and run by its own process; ``--beside`` names the others, whose
-counts go into the same result. Writes ``results/stability_molecules.json``,
-or ``results/stability_molecules-copies.json`` with more than one copy. Needs the extra `data` where the
+counts go into the same result. Writes ``results/stability_molecules.json``, with ``-copies`` in its name
+where there is more than one and ``-600K`` where that is the temperature. Needs the extra `data` where the
 folder does not hold ``molecules.xyz`` yet.
 """
 
@@ -47,7 +49,6 @@ from lone_molecules import HYDROGEN_MASS, system_of
 PEPTIDES = ("AS", "GF", "VY", "TW", "NM")
 LIGANDS = ("C10H18N2O3", "C9H13N5O3", "C10H8O3", "C10H20O2", "C7H7NO2")
 """Desthiobiotin, biopterin-like HBI, 4-methylumbelliferone, decanoic and 4-aminobenzoic acid."""
-TEMPERATURE = 300.0  # K
 TIME_STEP = 2.5  # fs, an eighth of the fastest period, of C=O and of O-H with the mass below; 4 tear bonds
 STEPS_PER_PS = 400
 WARM_AFTER = 5  # ps, from where temperatures count
@@ -91,9 +92,9 @@ def fingerprint(model: openmm_les.LESModel) -> str:
     return weights.hexdigest()[:12]
 
 
-def make_context(system: openmm.System, platform_name: str, seed: int) -> openmm.Context:
-    """Context with a thermostat."""
-    integrator = openmm.LangevinMiddleIntegrator(TEMPERATURE, 1.0 / unit.picosecond, 1e-3 * TIME_STEP)
+def make_context(system: openmm.System, platform_name: str, temperature: float, seed: int) -> openmm.Context:
+    """Context with a thermostat at a temperature in K."""
+    integrator = openmm.LangevinMiddleIntegrator(temperature, 1.0 / unit.picosecond, 1e-3 * TIME_STEP)
     integrator.setRandomNumberSeed(seed)
     platform = openmm.Platform.getPlatformByName(platform_name)
     properties = {"Precision": "mixed"} if "Precision" in platform.getPropertyNames() else {}
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="gfn2_bio.h5; needed where there is no molecules.xyz")
     parser.add_argument("--ps", type=int, default=1000, help="of each copy")
     parser.add_argument("--copies", type=int, default=1, help="of each molecule")
+    parser.add_argument("--temperature", type=float, default=300.0, help="K")
     parser.add_argument("--platform", default="Reference")
     parser.add_argument("--max-minutes", type=float, default=math.inf)
     arguments = parser.parse_args()
@@ -172,7 +174,7 @@ def main() -> None:
         "model": arguments.model,
         "weights": fingerprint(model),
         "copies": arguments.copies,
-        "temperature_K": TEMPERATURE,
+        "temperature_K": arguments.temperature,
         "time_step_fs": TIME_STEP,
         "hydrogen_mass_Da": HYDROGEN_MASS,
     }
@@ -185,12 +187,15 @@ def main() -> None:
             parser.error(f"{arguments.run} holds a run with other settings: {saved['settings']}")
         rows, done = saved["rows"], saved["picoseconds_per_copy"]
     with_rows_beside(rows, settings, arguments.beside)  # what cannot be joined must not run for hours
+    name = "stability_molecules"
+    name += "-copies" if arguments.copies > 1 else ""
+    name += f"-{arguments.temperature:g}K" if arguments.temperature != 300.0 else ""
     # Another seed after each interruption, or the same noise would come again.
-    context = make_context(system, arguments.platform, 1 + done)
+    context = make_context(system, arguments.platform, arguments.temperature, 1 + done)
     if saved is None:
         context.setPositions(0.1 * positions)
         openmm.LocalEnergyMinimizer.minimize(context, maxIterations=300)
-        context.setVelocitiesToTemperature(TEMPERATURE, 1)
+        context.setVelocitiesToTemperature(arguments.temperature, 1)
     else:
         context.setState(openmm.XmlSerializer.deserialize(saved["state"]))
 
@@ -205,7 +210,6 @@ def main() -> None:
         half = progress_file.with_suffix(".half")
         half.write_text(json.dumps(kept))
         half.replace(progress_file)
-        name = "stability_molecules" if arguments.copies == 1 else "stability_molecules-copies"
         counted = with_rows_beside(rows, settings, arguments.beside)
         shortest = min(row["picoseconds"] for row in counted.values()) // arguments.copies
         result = {**settings, "platform": arguments.platform, "picoseconds_per_copy": shortest}

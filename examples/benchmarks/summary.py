@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, Reader]] = {
     "Stability": {
         "stability_molecules": result_rows.stability_molecules,
         "stability_molecules-copies": result_rows.stability_molecules,
+        "stability_molecules-600K": result_rows.stability_molecules,
         "stability-nvt": result_rows.nvt,
         "stability-nve": result_rows.nve,
         "water_nve": result_rows.water_nve,

@@ -85,6 +85,19 @@ def test_molecules_shared_out_among_folders(benchmark, monkeypatch, tmp_path):
         run(benchmark, monkeypatch, other, "--ps", 4, "--beside", one)
 
 
+def test_a_hot_run_has_a_result_of_its_own(benchmark, monkeypatch, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    ase.io.write(folder / "molecules.xyz", [named("CH3OH")], format="extxyz")
+    monkeypatch.setattr(benchmark, "STEPS_PER_PS", 5)
+    run(benchmark, monkeypatch, folder, "--ps", 1, "--temperature", 600)
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["stability_molecules-600K.json"]
+    result = json.loads((tmp_path / "results" / "stability_molecules-600K.json").read_text())
+    assert result["temperature_K"] == 600.0
+    with pytest.raises(SystemExit):  # the same run cannot go on at another temperature
+        run(benchmark, monkeypatch, folder, "--ps", 2)
+
+
 def test_a_broken_bond_is_counted(benchmark):
     whole = named("H2O")
     whole.info.update(bonds=benchmark.covalent_bonds(whole.positions, whole.numbers), masses=np.ones(3))
@@ -109,7 +122,7 @@ def test_molecules_do_not_feel_each_other(benchmark):
 
     def forces(of):
         system, positions = benchmark.system_of(of, model)
-        context = benchmark.make_context(system, "Reference", 1)
+        context = benchmark.make_context(system, "Reference", 300.0, 1)
         context.setPositions(0.1 * positions)
         found = context.getState(forces=True).getForces(asNumpy=True)
         return found.value_in_unit(unit.kilojoule_per_mole / unit.angstrom) / KJ_PER_MOL_PER_EV
