@@ -19,7 +19,6 @@ from openmm_les.exceptions import RunError
 from openmm_les.models.checkpoint import save_model
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import Batch, Batches, GraphData, TrainingStream
-from openmm_les.training.data import group_shares
 from openmm_les.training.loss import Weights, batch_losses, molecule_error, predict_batch
 from openmm_les.training.metrics import SMALL_CHARGES, Predictions
 from openmm_les.training.optimizer import MuonAdamW, learning_rate_factor, split_parameters
@@ -35,6 +34,7 @@ class LESTraining(pl.LightningModule):
 
     The charge head joins in at ``charge_start``: while the short-range part is still poor, forces
     say little about charges, and free ones drift to values that serve as mere fitting constants.
+    ``shares`` [n_train] says how often a pass over the data takes each configuration.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class LESTraining(pl.LightningModule):
         model: LESModel,
         settings: TrainingSettings,
         train: GraphData,
+        shares: np.ndarray,
         valid: GraphData,
         directory: Path,
         metadata: dict[str, Any],
@@ -51,7 +52,7 @@ class LESTraining(pl.LightningModule):
         self.average = AveragedModel(model, multi_avg_fn=_moving_average(settings.ema))
         self.average.requires_grad_(False)
         self.settings = settings
-        self.train_data, self.valid_data = train, valid
+        self.train_data, self.shares, self.valid_data = train, shares, valid
         self.directory = directory
         self.metadata = metadata
         self.best = float("inf")
@@ -97,7 +98,7 @@ class LESTraining(pl.LightningModule):
             self.settings.seed,
             self.trainer.global_rank,
             self.trainer.world_size,
-            group_shares(self.train_data.configurations, self.settings.group_shares),
+            self.shares,
         )
         self.steps_per_epoch = stream.steps_per_epoch
         stream.first_step = self.trainer.global_step  # a resumed run goes on where it was

@@ -87,7 +87,6 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
     if len(valid) > settings.max_valid:
         drawn = np.random.default_rng(settings.seed).permutation(len(valid))[: settings.max_valid]
         valid = valid.select(np.sort(drawn))
-    group_shares(train, settings.group_shares)  # raises before anything takes time
     say(console, f"training on {len(train)}, validating on {len(valid)} configurations")
     return train, valid, report
 
@@ -95,6 +94,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
 def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LESTraining:
     """Data read and checked, model built: everything before the first step. Writes nothing."""
     train_set, valid_set, report = load_data(settings, console)
+    shares = group_shares(train_set, settings.group_shares)
     elements = sorted(set(train_set.numbers.tolist()))
     dtype = getattr(torch, settings.dtype)
     initial: LESModel | None = None
@@ -178,7 +178,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             "init": Path(settings.init).name,
         },
     }
-    return LESTraining(model, settings, train_graphs, valid_graphs, directory, metadata)
+    return LESTraining(model, settings, train_graphs, shares, valid_graphs, directory, metadata)
 
 
 def say(console: Console, line: str) -> None:
