@@ -23,7 +23,10 @@ _BOND_FACTOR = 1.3  # of the summed covalent radii; leaves room for vibrations a
 _VALENCES = {1: 1, 5: 3, 6: 4, 7: 3, 8: 2, 9: 1, 14: 4, 15: 3, 16: 2, 17: 1, 34: 2, 35: 1, 53: 1}
 # Alkali and alkaline earth metals are ions of their own: their distances to the oxygens that solvate
 # them are within any factor of covalent radii.
-_IONIC_METALS = (3, 11, 12, 19, 20, 37, 38, 55, 56)
+_IONIC_METALS = [3, 11, 12, 19, 20, 37, 38, 55, 56]
+BOND_REACH = _BOND_FACTOR * np.array(covalent_radii)
+"""Å by atomic number: two atoms are bonded where they are closer than the sum of theirs"""
+BOND_REACH[_IONIC_METALS] = 0.0
 # Charges of ions that occur as single atoms in solution.
 _ION_CHARGES = {
     3: 1, 11: 1, 19: 1, 37: 1, 55: 1, 47: 1, 4: 2, 12: 2, 20: 2, 38: 2, 56: 2, 25: 2, 27: 2, 28: 2,
@@ -43,8 +46,7 @@ def covalent_bonds(
     ``positions`` [n_atoms, 3] in Å, ``numbers`` [n_atoms], ``cell`` [3, 3] in Å or None.
     """
     atoms = Atoms(numbers=numbers, positions=positions, cell=cell, pbc=cell is not None)
-    radii = np.where(np.isin(atoms.numbers, _IONIC_METALS), 0.0, covalent_radii[atoms.numbers])
-    first, second = neighbor_list("ij", atoms, _BOND_FACTOR * radii)
+    first, second = neighbor_list("ij", atoms, BOND_REACH[atoms.numbers])
     pairs = np.stack([first, second], 1)[first < second]
     return np.unique(pairs, axis=0).reshape(-1, 2)
 

@@ -30,6 +30,7 @@ from openmm_les.engine.run_directory import (
     write_pdb,
 )
 from openmm_les.exceptions import RunError
+from openmm_les.models.checkpoint import DEFAULT_MODEL, load_model, model_path
 
 if TYPE_CHECKING:  # a run of a force field alone needs no torch
     from openmm_les.engine.field_energy import FieldEnergy
@@ -100,7 +101,10 @@ def resume_run(path: Path, steps: int | None, picoseconds: float | None) -> int:
     directory = RunDirectory(path, settings.format)
     directory.check_resumable()
     if resolved.get("model_sha256") != _model_hash(settings):
-        raise ValueError(f"the model {settings.model} is not the one the run was started with")
+        raise ValueError(
+            f"the model {settings.model or DEFAULT_MODEL} is not the one the run was started with: its "
+            "weights have changed. Resume with those, or start a new run"
+        )
     stop = dynamics.StopRequest()
     with stop.listen():
         topology = topology_from_json(directory.topology.read_text())
@@ -238,8 +242,6 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
         return system
     import torch
 
-    from openmm_les.models.checkpoint import DEFAULT_MODEL, load_model
-
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     model = load_model(settings.model or DEFAULT_MODEL)
@@ -375,10 +377,10 @@ def _force_field(settings: Settings, structure: inputs.Structure) -> app.ForceFi
 
 
 def _model_hash(settings: Settings) -> str | None:
-    """SHA-256 of a model that is a file; a shipped one goes by its name."""
-    if settings.model is None or not Path(settings.model).is_file():
+    """SHA-256 of the model's file; None where nothing is ML."""
+    if settings.ml == NONE:
         return None
-    return hashlib.sha256(Path(settings.model).read_bytes()).hexdigest()
+    return hashlib.sha256(model_path(settings.model or DEFAULT_MODEL).read_bytes()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from openmm_les.cli.given import given_options
 from openmm_les.cli.settings import DEFAULT_FORCE_FIELD, Settings, steps_of
 
 
@@ -128,7 +129,7 @@ def simulate(
     The first Ctrl-C ends the run after the current step with a checkpoint; --resume goes on from it.
     """
     if resume is not None:
-        others = sorted(_given(ctx) - _RESUMABLE)
+        others = sorted(given_options(ctx) - _RESUMABLE)
         if others:
             raise ValueError(
                 f"a run resumes with the settings it has: --resume goes with --steps or --ps, not {others[0]}"
@@ -145,7 +146,7 @@ def simulate(
     settings = Settings(
         structure=tuple(str(path.absolute()) for path in structure),
         ml=ml,
-        model=model,
+        model=str(Path(model).absolute()) if model is not None and Path(model).is_file() else model,
         steps=steps_of(steps, ps, timestep),
         seed=random.SystemRandom().randrange(1, 2**31) if seed is None else seed,
         force_field=tuple(force_field),
@@ -175,8 +176,3 @@ def simulate(
     from openmm_les.cli.runner import start_run
 
     raise typer.Exit(start_run(settings, output))
-
-
-def _given(ctx: Any) -> set[str]:
-    """Names of the parameters that stand on the command line."""
-    return {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from openmm_les.cli import label_options as labels
+from openmm_les.cli.given import given_options
 
 INSTALL = "training needs Lightning: pip install 'openmm-les[train]'"
 
 
 def train(
+    ctx: typer.Context,
     data: Annotated[
         list[Path] | None,
         typer.Argument(help="HDF5 (flat, SPICE), extended XYZ, ASE database.", show_default=False),
@@ -111,7 +113,10 @@ def train(
         str, typer.Option(help='Those that the model is for, "H,O"; it refuses others. Default: all.')
     ] = "",
     charge_start: Annotated[
-        float, typer.Option(help="Fraction of the run after which charges leave the elements' values.")
+        float,
+        typer.Option(
+            help="Fraction of the run after which charges leave the elements' values; without --init."
+        ),
     ] = 0.15,
     charge_gain: Annotated[
         float, typer.Option(help="By which the network counts in the charges, e; more: they learn faster.")
@@ -151,6 +156,7 @@ def train(
     model.safetensors, its card in CARD.md, the errors along the way in log.csv and curves.png.
     """
     given = dict(locals())
+    del given["ctx"]
     try:
         from openmm_les.training import trainer
     except ModuleNotFoundError as error:
@@ -160,8 +166,12 @@ def train(
     from openmm_les.training.settings import TrainingSettings
 
     if resume is not None:
-        if data or output is not None:
-            raise ValueError("--resume takes data and output from the run's own settings; give neither")
+        others = sorted(given_options(ctx) - {"resume"})
+        if others:
+            raise ValueError(
+                f"a run resumes with the settings it has: --resume goes without {others[0]}. To train "
+                "further or otherwise, start a new run from its model with --init"
+            )
         finished = trainer.resume_training(resume)
     else:
         if not data or output is None:

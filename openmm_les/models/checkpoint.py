@@ -132,14 +132,7 @@ def load_model(
     """
     if electrostatics not in ("stored", "converged"):
         raise ValueError(f"`electrostatics` must be 'stored' or 'converged', got {electrostatics!r}")
-    path = Path(name_or_path)
-    if str(name_or_path) in list_models():
-        path = PRETRAINED / str(name_or_path) / WEIGHTS
-    elif not path.is_file():
-        raise CheckpointError(
-            f"no model {str(name_or_path)!r}: no such file, and the shipped models are "
-            f"{', '.join(list_models()) or '(none)'}"
-        )
+    path = model_path(name_or_path)
     if _is_pickled(path):
         model = convert_mace(path, head=head)
     elif head is not None:
@@ -155,6 +148,25 @@ def load_model(
         terms = model.metadata["license"]
         warnings.warn(f"the weights of {path.name} are licensed: {terms}", LicenseWarning, stacklevel=2)
     return model
+
+
+def model_path(name_or_path: Union[str, Path]) -> Path:
+    """File of a model, by the name it ships under or as given.
+
+    Raises
+    ------
+    CheckpointError
+        No such model or file.
+    """
+    if str(name_or_path) in list_models():
+        return PRETRAINED / str(name_or_path) / WEIGHTS
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no model {str(name_or_path)!r}: no such file, and the shipped models are "
+            f"{', '.join(list_models()) or '(none)'}"
+        )
+    return path
 
 
 def is_restricted(model: LESModel) -> bool:

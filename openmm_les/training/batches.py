@@ -9,14 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_les.elements import covalent_radii
+from openmm_les.exceptions import DataError
 from openmm_les.graph import Graph
-from openmm_les.molecules import connected_molecules, molecule_charges
+from openmm_les.molecules import BOND_REACH, connected_molecules, molecule_charges
 from openmm_les.neighbors import all_pairs
 from openmm_les.training.data import Configurations
-
-# Of the summed covalent radii, as in openmm_les.molecules.
-BOND_FACTOR = 1.3
 
 
 class Batch(NamedTuple):
@@ -68,7 +65,7 @@ class GraphData:
         self.dtype = dtype
         self.n_unresolved = 0
         self._known_molecules: dict[tuple[bytes, bytes, float], tuple[Tensor, Tensor, bool]] = {}
-        self._radii = torch.from_numpy(covalent_radii).to(dtype)
+        self._reach = torch.from_numpy(BOND_REACH).to(dtype)
         c = configurations
         self.offsets = torch.from_numpy(c.offsets)
         self.numbers = torch.from_numpy(c.numbers)
@@ -127,8 +124,8 @@ class GraphData:
         numbers = c.numbers[atoms]
         positions = self.positions[atoms]
         vectors = positions[second] + shift @ self.cells[index] - positions[first]
-        radii = self._radii[self.numbers[atoms]]
-        bonded = torch.linalg.norm(vectors, dim=1) < BOND_FACTOR * (radii[first] + radii[second])
+        reach = self._reach[self.numbers[atoms]]
+        bonded = torch.linalg.norm(vectors, dim=1) < reach[first] + reach[second]
         bonds = torch.stack([first, second], 1)[bonded & (first < second)].numpy()
         # Frames of one molecule mostly share their bonds.
         key = (numbers.tobytes(), bonds.tobytes(), float(c.total_charge[index]))
@@ -223,6 +220,11 @@ class TrainingStream:
     rank, world_size : which part of the batches this process takes
     shares : [n], above 0 and at most 1, the part of all passes over the data that each configuration
         joins, evenly spread; None = all of them
+
+    Raises
+    ------
+    DataError
+        A pass over the data has fewer batches than there are processes.
     """
 
     def __init__(
@@ -252,8 +254,13 @@ class TrainingStream:
         chosen = np.flatnonzero(turns)
         sizes, widths = self.data.configurations.sizes[chosen], self.data.widths[chosen]
         batches = [chosen[each] for each in epoch_batches(sizes, widths, self.batch_atoms, rng)]
+        if len(batches) < self.world_size:
+            raise DataError(
+                f"a pass over the data has {len(batches)} batches for {self.world_size} processes: fewer "
+                f"atoms in a batch than {self.batch_atoms} (`batch_atoms`) are wanted, or fewer processes"
+            )
         whole = len(batches) // self.world_size * self.world_size
-        return batches[: whole or None][self.rank :: self.world_size]
+        return batches[self.rank : whole : self.world_size]
 
     def __iter__(self) -> Iterator[Batch]:
         step, epoch = 0, 0

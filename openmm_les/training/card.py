@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -65,7 +65,7 @@ def _lines(
         + "".join(f" Dropped {n}: {reason}." for reason, n in data["dropped"].items())
     )
     yield ""
-    yield f"**Labels used: {data['labels']}.** {_labels(settings)}"
+    yield f"**Labels used: {data['labels']}.** {_labels(data['tuned_on'], settings)}"
     yield ""
     if settings.init:
         yield f"**Started from** {settings.init}{', backbone frozen' if settings.freeze_backbone else ''}."
@@ -109,8 +109,9 @@ def _charges(description: Mapping[str, Any], settings: TrainingSettings) -> str:
     )
 
 
-def _labels(settings: TrainingSettings) -> str:
-    tuned = [name for name in settings.labels_used if name in ("dipoles", "Born charges")]
+def _labels(tuned_on: Sequence[str], settings: TrainingSettings) -> str:
+    """What the charges come from; ``tuned_on`` counts the runs before this one, too."""
+    tuned = [name for name in ("dipoles", "Born charges") if name in tuned_on]
     if settings.short_range_only:
         return "There are no charges in this model."
     if tuned:
@@ -119,7 +120,7 @@ def _labels(settings: TrainingSettings) -> str:
         )
     else:
         text = "Charges follow from these alone: no dipoles, no partial or Born charges were trained on."
-    return text + " Polarizabilities were trained on labels." * settings.polarizability_labels
+    return text + " Polarizabilities were trained on labels." * ("polarizabilities" in tuned_on)
 
 
 def _table(results: Mapping[str, Any]) -> Iterator[str]:

@@ -160,8 +160,8 @@ def split_configurations(
 ) -> Configurations:
     """The same with a split for everyone: the file's own, or drawn by molecule.
 
-    The molecule is the part of ``name`` before the slash. With fewer than ten molecules frames are
-    drawn instead, and a warning says so.
+    The molecule is the part of ``name`` before the slash. Of configurations without a name, and where there
+    are fewer than ten molecules, frames are drawn instead, and a warning says so.
     """
     if (configurations.split != "").all():
         return configurations
@@ -170,7 +170,15 @@ def split_configurations(
     n = len(configurations)
     if n < 2:
         raise DataError("one configuration cannot be split into training and validation")
-    molecules = np.array([name.split("/")[0] for name in configurations.name])
+    molecules = np.array([name.split("/")[0] or f"/{i}" for i, name in enumerate(configurations.name)])
+    nameless = int((configurations.name == "").sum())
+    if nameless:
+        logger.warning(
+            "%d of %d configurations have no name: validation frames of these are drawn at random, whatever "
+            "molecule they are of",
+            nameless,
+            n,
+        )
     if len(np.unique(molecules)) < 10:
         logger.warning("fewer than ten molecules: validation frames are drawn at random")
         molecules = np.arange(n).astype(str)

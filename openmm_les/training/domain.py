@@ -22,7 +22,13 @@ _MOST = 3000  # configurations that are enough for means and covariances
 
 
 def fit_domain(model: LESModel, configurations: Configurations, seed: int = 0) -> FeatureDomain:
-    """Description of (up to 3000 of) the configurations in the features of a trained model."""
+    """Description of (up to 3000 of) the configurations in the features of a trained model.
+
+    Raises
+    ------
+    DataError
+        They hold too few atoms.
+    """
     drawn = np.random.default_rng(seed).permutation(len(configurations))[:_MOST]
     parameter = next(model.parameters())
     data = GraphData(configurations.select(np.sort(drawn)), model.cutoff, dtype=parameter.dtype)
@@ -33,7 +39,10 @@ def fit_domain(model: LESModel, configurations: Configurations, seed: int = 0) -
             numbers.append(batch.graph.numbers)
     found = torch.cat(features)
     domain = FeatureDomain(model.elements, found.shape[1]).to(parameter.dtype)
-    domain.fit(found, torch.cat(numbers))
+    try:
+        domain.fit(found, torch.cat(numbers))
+    except ValueError as error:
+        raise DataError(str(error)) from error
     return domain
 
 

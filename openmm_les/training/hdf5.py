@@ -149,7 +149,7 @@ def _flat(
         )
     except (DataError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
-    say(str(units))
+    say(f"{units}{'' if optional['total_charge'] else '; no total charges, 0 taken'}")
     return configurations
 
 

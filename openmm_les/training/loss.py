@@ -154,12 +154,20 @@ def batch_losses(outputs: Outputs, batch: Batch, weights: Weights) -> Losses:
     return Losses(total, force, energy, stress, dipole, born, molecule, alpha)
 
 
+def counted_molecules(graph: Graph) -> Tensor:
+    """Molecules of isolated configurations that hold more than one, [n_molecules] bool."""
+    owner = graph.molecules.new_zeros(graph.molecule_charges.shape[0])
+    owner = owner.index_copy(0, graph.molecules, configuration_index(graph))
+    companions = torch.bincount(owner, minlength=graph.cells.shape[0])
+    return (companions > 1)[owner] & (graph.cells[owner] == 0.0).all(2).all(1)
+
+
 def molecule_error(error: Tensor, graph: Graph) -> Tensor:
     """Error of the net force on a molecule plus that of its torque over its radius, mean, eV/Å.
 
     Both come from other molecules alone: what a short-range part gets wrong inside a molecule drops
-    out, and beyond its cutoff they are those of the charges. Counted are molecules of isolated
-    configurations that hold more than one; 0 where there are none.
+    out, and beyond its cutoff they are those of the charges. Those of `counted_molecules` count; 0 where
+    there are none.
 
     Parameters
     ----------
@@ -176,9 +184,7 @@ def molecule_error(error: Tensor, graph: Graph) -> Tensor:
     arms = positions - (total(positions) / sizes.unsqueeze(1))[molecules]
     radii = torch.sqrt(total((arms * arms).sum(1)) / sizes).clamp(min=0.5)  # Å, single atoms have none
     net, torque = total(error), total(torch.linalg.cross(arms, error))
-    owner = molecules.new_zeros(n).index_copy(0, molecules, configuration_index(graph))
-    companions = torch.bincount(owner, minlength=graph.cells.shape[0])
-    counted = (companions > 1)[owner] & (graph.cells[owner] == 0.0).all(2).all(1)
+    counted = counted_molecules(graph)
     lengths = _length(net) + _length(torque) / radii
     return (lengths * counted).sum() / counted.sum().clamp(min=1)
 
@@ -195,4 +201,12 @@ def _length(vectors: Tensor) -> Tensor:
     return torch.sqrt((vectors * vectors).sum(1) + 1e-12)
 
 
-__all__ = ["Losses", "Outputs", "Weights", "batch_losses", "molecule_error", "predict_batch"]
+__all__ = [
+    "Losses",
+    "Outputs",
+    "Weights",
+    "batch_losses",
+    "counted_molecules",
+    "molecule_error",
+    "predict_batch",
+]

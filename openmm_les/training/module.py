@@ -19,7 +19,13 @@ from openmm_les.exceptions import RunError
 from openmm_les.models.checkpoint import save_model
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import Batch, Batches, GraphData, TrainingStream
-from openmm_les.training.loss import Weights, batch_losses, molecule_error, predict_batch
+from openmm_les.training.loss import (
+    Weights,
+    batch_losses,
+    counted_molecules,
+    molecule_error,
+    predict_batch,
+)
 from openmm_les.training.metrics import SMALL_CHARGES, Predictions
 from openmm_les.training.optimizer import MuonAdamW, learning_rate_factor, split_parameters
 from openmm_les.training.settings import TrainingSettings
@@ -88,8 +94,9 @@ class LESTraining(pl.LightningModule):
         return 0 < self.settings.patience <= self.stale
 
     def validation_due(self) -> bool:
-        """Whether a validation follows the step just done."""
-        return self.trainer.should_stop or self.trainer.global_step % self.settings.validate_every == 0
+        """Whether a validation follows the step just done: the last step has one, too."""
+        due = self.trainer.global_step % self.settings.validate_every == 0
+        return due or self.trainer.should_stop or self.progress() >= 1.0
 
     def train_dataloader(self) -> TrainingStream:
         stream = TrainingStream(
@@ -180,7 +187,7 @@ class LESTraining(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._predictions = Predictions(self.valid_data.configurations)
-        self._molecule_errors: list[float] = []
+        self._molecule_errors: list[tuple[float, int]] = []  # mean and number of each batch
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         s, model = self.settings, cast(LESModel, self.average.module)
@@ -195,11 +202,12 @@ class LESTraining(pl.LightningModule):
         self._predictions.add(batch, outputs)
         if s.molecule_weight > 0.0:
             error = molecule_error(outputs.forces - batch.forces, batch.graph)
-            self._molecule_errors.append(float(error.detach()))
+            self._molecule_errors.append((float(error.detach()), int(counted_molecules(batch.graph).sum())))
 
     def on_validation_epoch_end(self) -> None:
         errors, others = self._predictions.errors(), self._predictions.label_errors()
-        others["molecule"] = float(np.mean(self._molecule_errors)) if self._molecule_errors else math.nan
+        found = np.array(self._molecule_errors).reshape(-1, 2)
+        others["molecule"] = found.prod(1).sum() / found[:, 1].sum() if found[:, 1].any() else math.nan
         weights = self._weights(0.0)  # of one kind throughout, to compare validations
         spread = self._predictions.charge_spread().get("all", float("nan"))
         dipole = self._predictions.dipole_agreement(self.valid_data.configurations.total_charge == 0.0)

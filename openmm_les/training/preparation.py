@@ -59,7 +59,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
 
     data = read(settings.data)
     if settings.valid:
-        data.split = np.full(len(data), "train")
+        data.split = np.where(data.split == "test", "test", "train")  # a test set stays one
         valid = read(settings.valid)
         valid.split = np.full(len(valid), "valid")
         data = concatenate([data, valid])
@@ -157,6 +157,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
         raise DataError("`polarizability_labels` need a model that is polarizable: give `polarizability`")
     n_parameters = sum(p.numel() for p in model.parameters())
     say(console, f"{n_parameters} parameters, {mean_neighbors:.1f} neighbours per atom")
+    before = {} if initial is None else initial.metadata
     metadata = {
         "name": settings.name,
         "n_parameters": n_parameters,
@@ -166,6 +167,7 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             "train": len(train_set),
             "valid": len(valid_set),
             "labels": ", ".join(settings.labels_used),
+            "tuned_on": sorted({*settings.tuned_on, *before.get("training_data", {}).get("tuned_on", [])}),
             "elements": {symbol(z): n for z, n in report.elements.items()},
             "groups": report.groups,
             "dropped": report.dropped,

@@ -107,7 +107,8 @@ class TrainingSettings:
     elements: str = ""
     """"H,O": those that the model is for, others it refuses; empty: all that it learned"""
     charge_start: float = 0.15
-    """fraction of the run in which charges stay at the elements' values; see `LESTraining`"""
+    """fraction of the run in which charges stay at the elements' values, see `LESTraining`; with `init` they
+    go on from the first step"""
     charge_gain: float = 0.1
     """e, by which the network's output counts in the charges; larger: charges learn faster"""
     late_energy_factor: float = 5.0
@@ -196,14 +197,19 @@ class TrainingSettings:
     @property
     def labels_used(self) -> list[str]:
         """What the loss is made of, in words."""
-        optional = {
-            "stress": self.stress,
+        stress = ["stress"] if self.stress else []
+        forces = ["forces"] if self.force_weight > 0.0 or self.molecule_weight > 0.0 else []
+        return ["energies", *forces, *stress, *self.tuned_on]
+
+    @property
+    def tuned_on(self) -> list[str]:
+        """What else than energies and their derivatives that is, in words."""
+        used = {
             "dipoles": self.dipoles,
             "Born charges": self.born_charges,
             "polarizabilities": self.polarizability_labels,
         }
-        forces = ["forces"] if self.force_weight > 0.0 else []
-        return ["energies", *forces, *(name for name, used in optional.items() if used)]
+        return [name for name in used if used[name]]
 
     def write(self, path: Path) -> None:
         """As JSON."""

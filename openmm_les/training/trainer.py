@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from openmm_les.exceptions import RunError
+from openmm_les.exceptions import DataError, RunError
 from openmm_les.memory import keep_freed_memory
 from openmm_les.models.checkpoint import load_model, read_description, save_model
 from openmm_les.training.card import card
@@ -102,7 +102,7 @@ def train(
         )
     if main:
         with console.status("card and plots"):
-            _finish(module, settings, directory)
+            _finish(module, settings, directory, console)
     say(console, f"best model: {directory / MODEL}")
     return True
 
@@ -122,11 +122,14 @@ def _strategy(settings: TrainingSettings) -> str:
     return "ddp_find_unused_parameters_true" if several and settings.strategy == "auto" else settings.strategy
 
 
-def _finish(module: LESTraining, settings: TrainingSettings, directory: Path) -> None:
+def _finish(module: LESTraining, settings: TrainingSettings, directory: Path, console: Console) -> None:
     """Card and plots of the best model; what its training data look like goes into its file."""
     model = load_model(directory / MODEL)
     if model.domain is None:
-        model.domain = fit_domain(model, module.train_data.configurations, settings.seed)
+        try:
+            model.domain = fit_domain(model, module.train_data.configurations, settings.seed)
+        except DataError as error:
+            say(console, f"the model cannot tell what is new to it: {error}")
         save_model(model, directory / MODEL)
     predictions = predict(model, module.valid_data)
     results = predictions.summary()

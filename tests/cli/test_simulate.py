@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from openmm_les.embedding.report import COLUMNS
-from openmm_les.models.checkpoint import load_model, save_model
+from openmm_les.models.checkpoint import load_model, model_path, save_model
 from openmm_les.models.domain import FeatureDomain
 from tests.cli.conftest import Invoke
 
@@ -144,6 +144,36 @@ def test_complete_run_refuses_to_resume_and_changes_nothing(
     assert openmm_les("simulate", "--resume", out).failed_with(2, "is complete (4 steps)")
     assert openmm_les("simulate", "--resume", out, "--seed", "3").failed_with(2, "not seed")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_run_resumes_with_the_weights_it_has_only(
+    openmm_les: Invoke, peptide_pdb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shipped model keeps its name when its weights change; a file may be named from where it lies."""
+    molecule = [
+        "simulate",
+        peptide_pdb,
+        "--ml",
+        "all",
+        "--platform",
+        "Reference",
+        "--minimize-iterations",
+        "2",
+    ]
+    model = tmp_path / "mine.safetensors"
+    model.write_bytes(model_path("peptide-gfn2-small").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for name, given in (("shipped", []), ("file", ["--model", model.name])):
+        out = tmp_path / name
+        assert openmm_les(*molecule, *given, "--output", out, "--steps", 4).code == 0
+    monkeypatch.chdir(tmp_path.parent)
+    assert openmm_les("simulate", "--resume", tmp_path / "file", "--steps", 6).code == 0
+    model.write_bytes(model_path("water-gfn2-small").read_bytes())
+    assert openmm_les("simulate", "--resume", tmp_path / "file", "--steps", 8).failed_with(2, "have changed")
+    monkeypatch.setattr("openmm_les.cli.runner.model_path", lambda name: model)
+    assert openmm_les("simulate", "--resume", tmp_path / "shipped", "--steps", 6).failed_with(
+        2, "have changed"
+    )
 
 
 def test_pressure_changes_the_volume_and_resumes(

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_les.exceptions import DataError
+from openmm_les.molecules import bonded_molecules
 from openmm_les.neighbors import all_pairs
 from openmm_les.training.batches import Batches, GraphData, TrainingStream, epoch_batches
-from openmm_les.training.data import group_shares
+from openmm_les.training.data import group_shares, make_configurations
 from openmm_les.training.loss import predict_batch
 from openmm_les.training.settings import TrainingSettings
 from openmm_les.training.starting_model import build_model
@@ -81,6 +83,17 @@ def test_charge_that_no_molecule_claims_is_kept_by_the_whole():
     assert (graph.molecules == 0).all()
 
 
+def test_molecules_are_those_of_a_simulation():
+    """A sodium ion beside a water: no bond in training, either."""
+    toy = toy_configurations(1)
+    numbers = np.append(toy.numbers, 11)
+    positions = np.append(toy.positions, [toy.positions[0] + [0.0, -2.2, 0.0]], axis=0)
+    ion = make_configurations([4], numbers, positions, np.zeros((4, 3)), np.zeros(1), total_charge=np.ones(1))
+    graph = GraphData(ion, CUTOFF).batch(np.array([0])).graph
+    np.testing.assert_array_equal(graph.molecules, bonded_molecules(positions, numbers))
+    assert graph.molecule_charges.tolist() == [0.0, 1.0]
+
+
 def test_molecules_that_are_given_go_before_bonds():
     data = toy_configurations(1)
     torn = data.positions.copy()
@@ -138,6 +151,11 @@ def test_processes_share_the_batches(data):
     assert parts[0].steps_per_epoch == parts[1].steps_per_epoch
     seen = [{tuple(b.indices.tolist()) for b in islice(iter(p), p.steps_per_epoch)} for p in parts]
     assert not seen[0] & seen[1]
+
+
+def test_more_processes_than_batches(data):
+    with pytest.raises(DataError, match=r"a pass over the data has 1 batches for 2 processes"):
+        TrainingStream(data, 10_000, seed=3, rank=1, world_size=2)
 
 
 def test_validation_batches_cover_everything_once(data):

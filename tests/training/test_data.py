@@ -69,6 +69,15 @@ def test_split_is_by_molecule():
     assert not held_out & trained
 
 
+def test_configurations_without_a_name_are_drawn_one_by_one(caplog):
+    toy = toy_configurations(60)
+    names = np.array([f"M{i}" if i < 20 else "" for i in range(60)])
+    data = split_configurations(replace(toy, name=names, split=np.full(60, "")), valid_fraction=0.25)
+    assert (data.split == "valid").sum() == 15
+    assert 0 < (data.split[20:] == "valid").sum() < 15
+    assert "40 of 60 configurations have no name" in caplog.text
+
+
 def test_one_frame_cannot_be_split():
     one = toy_configurations(1)
     with pytest.raises(DataError, match="one configuration"):

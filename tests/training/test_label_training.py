@@ -67,6 +67,34 @@ def test_charges_alone_are_tuned_on_their_labels(data, trained, tmp_path):
     assert "**Labels used: energies, dipoles, Born charges.**" in card
     assert "tuned on dipoles and Born charges" in card and "backbone frozen" in card
     assert "Charges follow from these alone" in card_of(trained)
+    # What charges were tuned on stays true of what is trained further.
+    settings = TrainingSettings(data=(data,), init=str(tmp_path / "tuned" / MODEL), **STEPS)
+    assert train(settings, tmp_path / "further", console=_quiet())
+    card = card_of(tmp_path / "further")
+    assert "**Labels used: energies, forces.**" in card
+    assert "tuned on dipoles and Born charges" in card and "from these alone" not in card
+
+
+def test_a_test_split_is_not_trained_on(tmp_path):
+    toy = toy_configurations(24)
+    toy.split[:6] = "test"
+    data = str(write_hdf5(tmp_path / "toy.h5", toy))
+    other = str(write_hdf5(tmp_path / "other.h5", toy_configurations(9, seed=1)))
+    console = Console(record=True, width=200, file=io.StringIO())
+    assert train(TrainingSettings(data=(data,), valid=(other,), **STEPS), tmp_path / "run", console=console)
+    assert "training on 18, validating on 9" in console.export_text()
+
+
+def test_few_atoms_leave_a_model_that_cannot_tell_what_is_new(tmp_path):
+    toy = toy_configurations(4)
+    small = toy.select(np.array([0, 3]))  # two waters
+    small.split[:] = ["train", "valid"]
+    data = str(write_hdf5(tmp_path / "toy.h5", small))
+    console = Console(record=True, width=200, file=io.StringIO())
+    assert train(TrainingSettings(data=(data,), **STEPS), tmp_path / "run", console=console)
+    assert "cannot tell what is new to it: 3 atoms are too few" in console.export_text()
+    assert load_model(tmp_path / "run" / MODEL).domain is None
+    assert (tmp_path / "run" / CARD).is_file() and (tmp_path / "run" / PARITY).is_file()
 
 
 def test_a_model_is_for_the_elements_it_is_told(data, tmp_path):

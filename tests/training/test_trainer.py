@@ -108,6 +108,26 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch):
     ]
 
 
+def test_an_interrupt_in_the_last_step_leaves_a_finished_run(data, tmp_path, monkeypatch):
+    from openmm_les.training.trainer import LESTraining
+
+    original = LESTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LESTraining, "training_step", training_step)
+        assert not train(
+            TrainingSettings(data=(data,), max_steps=4, **SMALL), tmp_path / "run", console=_quiet()
+        )
+    assert [row["step"] for row in _rows(tmp_path / "run")] == ["4"]  # validated all the same
+    assert resume_training(tmp_path / "run", console=_quiet())
+    assert (tmp_path / "run" / "CARD.md").is_file()
+
+
 def test_time_limit_ends_the_run(data, tmp_path):
     settings = TrainingSettings(data=(data,), max_minutes=0.05, validate_every=10_000, **SMALL)
     assert train(settings, tmp_path / "run", console=_quiet())
