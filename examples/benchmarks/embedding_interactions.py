@@ -14,7 +14,6 @@ from 5 Å away, which no force field is to follow. Writes ``results/embedding_in
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,17 +253,10 @@ def main() -> None:
     """Run the study and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="peptide-gfn2-small", help="name of a shipped model, or a file")
-    parser.add_argument("--rows", type=Path, help="earlier result whose geometries are evaluated anew")
     parser.add_argument("--name", default="embedding_interactions", help="of the files in results/")
     arguments = parser.parse_args()
     model = openmm_les.load_model(arguments.model).double()
-    if arguments.rows is None:
-        rows = study(model)
-    else:
-        earlier = json.loads(arguments.rows.read_text())
-        kept = {key for key, _, _ in ways()}
-        names = ("conformer", "approach", "site", "tilt", "distance")
-        rows = [row for row in earlier["geometries"] if tuple(row[name] for name in names) in kept]
+    rows = study(model)
     groups = {}
     for name in APPROACHES:
         chosen = [row for row in rows if row["approach"] == name]
@@ -280,7 +272,6 @@ def main() -> None:
             "units": "kJ/mol, Å, e·Å",
             "errors": groups,
             "dipoles": dipoles_of(model),
-            "rows_computed_at": "this commit" if arguments.rows is None else earlier["commit"],
             "geometries": rows,
         },
     )

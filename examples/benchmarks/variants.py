@@ -20,7 +20,7 @@ from openmm_les.engine.compile import freeze
 from openmm_les.models.checkpoint import read_description
 from openmm_les.training.recorder import LAST
 from openmm_les.training.settings import TrainingSettings
-from openmm_les.training.trainer import MODEL, resume_training, train
+from openmm_les.training.trainer import MODEL, SETTINGS, resume_training, train
 
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
@@ -58,24 +58,25 @@ def variant(
     Returns
     -------
     found : with the number of ``steps`` trained; None where Ctrl-C stopped the training
+
+    Raises
+    ------
+    SystemExit
+        Its run was made with other settings.
     """
     run, kept = options.run / name, options.run / f"{name}.json"
+    training = TrainingSettings(
+        init=options.init,
+        **{f"max_{unit}": length for unit, length in budget(options).items()},
+        accelerator=options.accelerator,
+        threads=1,
+        name=name,
+        **settings,
+    )
+    if (run / SETTINGS).is_file() and TrainingSettings.read(run / SETTINGS) != training:
+        raise SystemExit(f"{run} was trained with other settings: name another folder, or remove it")
     if not kept.exists():
-        finished = (
-            resume_training(run)
-            if (run / LAST).is_file()
-            else train(
-                TrainingSettings(
-                    init=options.init,
-                    **{f"max_{unit}": length for unit, length in budget(options).items()},
-                    accelerator=options.accelerator,
-                    threads=1,
-                    name=name,
-                    **settings,
-                ),
-                run,
-            )
-        )
+        finished = resume_training(run) if (run / LAST).is_file() else train(training, run)
         if not finished:
             return None
         kept.write_text(json.dumps(evaluate(run / MODEL)))

@@ -49,8 +49,11 @@ def evaluate(
     from openmm_les.training.evaluation import evaluate_model
     from openmm_les.training.labels import LabelFormat
 
-    if output is not None and output.exists():
-        raise FileExistsError(f"{output} exists")
+    for path in (output, plot):
+        if path is not None and path.exists():
+            raise FileExistsError(f"{path} exists")
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {path.parent} for {path.name}")
     console = Console()
     results = evaluate_model(
         model,

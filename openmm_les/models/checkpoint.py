@@ -214,11 +214,10 @@ def list_models() -> List[str]:
 
 def model_card(name: str) -> str:
     """Card (Markdown) of a shipped model or of a file: data, level of theory, errors, licence."""
-    if name in list_models():
-        return (PRETRAINED / name / CARD).read_text()
-    if not Path(name).is_file():
-        shipped = ", ".join(list_models()) or "(none)"
-        raise CheckpointError(f"no model {name!r}: no such file, and the shipped models are {shipped}")
+    path = model_path(name)
+    beside = path.with_name(CARD)
+    if path.name == WEIGHTS and beside.is_file():  # shipped ones, and runs
+        return beside.read_text(encoding="utf-8")
     description = read_description(name)
     metadata = dict(description["metadata"])
     metadata["elements"] = " ".join(symbol(z) for z in description["elements"])

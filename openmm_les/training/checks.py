@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from ase.units import Bohr as BOHR
 from scipy.spatial.distance import cdist
 
 from openmm_les.elements import symbol
@@ -14,7 +15,9 @@ from openmm_les.training.data import Configurations, fit_reference_energies
 
 _CLOSEST = 0.3  # Å; no two nuclei of any molecule come this close
 _LONG_HYDROGEN_BOND = 1.5  # Å, from a hydrogen to its nearest atom; 0.74 to 1.1 in molecules
+_SAME_ENERGY = 0.01  # eV per atom, between labels of the same positions
 _SAMPLE = 300  # configurations or pairs of them that are looked at more closely
+_LEAST_SLOPE = 0.65  # of energies against the work of the forces, or over it: atomic units are off by 1.89
 _RARE = 10  # configurations below which an element or a charge is called rare
 
 
@@ -101,9 +104,10 @@ def check_configurations(
                 "are they in eV/Å? (--force-unit says so if not; raise --max-force if they are)"
             )
         c = c.select(kept)
-    first = _first_of_its_kind(c)
+    repeated = _repeated(c)
+    first = repeated < 0
     if not first.all():
-        dropped["the same positions as another one"] = int((~first).sum())
+        dropped |= _repetitions(c, repeated)
         c = c.select(first)
     _check_energies_against_forces(c)
     groups, sizes = np.unique(c.group, return_counts=True)
@@ -201,18 +205,30 @@ def _check_geometry(c: Configurations) -> None:
         )
 
 
-def _first_of_its_kind(c: Configurations) -> np.ndarray:
-    """Configurations that repeat no earlier one, digits beyond 1e-5 Å aside, mask [n]."""
-    seen: set[bytes] = set()
-    first = np.ones(len(c), dtype=bool)
+def _repeated(c: Configurations) -> np.ndarray:
+    """Which earlier one each repeats, digits beyond 1e-5 Å aside, [n]; -1 where there is none."""
+    seen: dict[bytes, int] = {}
+    repeated = np.full(len(c), -1)
     rounded = np.round(c.positions, 5) + 0.0  # no negative zeros
     for i in range(len(c)):
         atoms = c.atoms_of(i)
         key = c.numbers[atoms].tobytes() + rounded[atoms].tobytes() + np.round(c.cell[i], 5).tobytes()
         key += c.total_charge[i].tobytes()
-        first[i] = key not in seen
-        seen.add(key)
-    return first
+        first = seen.setdefault(key, i)
+        if first < i:
+            repeated[i] = first
+    return repeated
+
+
+def _repetitions(c: Configurations, repeated: np.ndarray) -> dict[str, int]:
+    """What repeats positions, and apart from it what has another energy there: one label is wrong."""
+    later = np.flatnonzero(repeated >= 0)
+    apart = np.abs(c.energy[later] - c.energy[repeated[later]]) > _SAME_ENERGY * c.sizes[later]
+    found = {"the same positions as another one": int((~apart).sum())}
+    if apart.any():
+        first = c.name[later[apart][0]]
+        found[f"the same positions as another one, but another energy (first {first})"] = int(apart.sum())
+    return {reason: count for reason, count in found.items() if count}
 
 
 def _check_energies_against_forces(c: Configurations) -> None:
@@ -225,10 +241,14 @@ def _check_energies_against_forces(c: Configurations) -> None:
             f"energies rise along the forces (correlation {r:.2f} over {n} pairs of frames): "
             "are they gradients?"
         )
-    if not 0.5 < slope < 2.0:
+    if not _LEAST_SLOPE < slope < 1.0 / _LEAST_SLOPE:
+        atomic = " 1.89 means hartree and hartree/bohr, 0.53 positions in bohr." * (
+            min(abs(slope * BOHR - 1.0), abs(slope / BOHR - 1.0)) < 0.15
+        )
         raise DataError(
             f"between frames energies change {slope:.3g} times as much as the forces say (correlation "
             f"{r:.2f} over {n} pairs): are their units right? (--energy-unit, --force-unit, --length-unit)"
+            f"{atomic}"
         )
 
 

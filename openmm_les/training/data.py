@@ -5,6 +5,7 @@ Units are fixed: Å, eV, eV/Å, e, e·Å, eV/Å³. Files in others are converted
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -188,6 +189,15 @@ def split_configurations(
     return replace(configurations, split=np.where(configurations.split == "", drawn, configurations.split))
 
 
+def fingerprint(configurations: Configurations) -> str:
+    """The same for the same configurations and energies and forces, whatever file they are in."""
+    c = configurations
+    found = hashlib.sha256()
+    for values in (c.offsets, c.numbers, c.positions, c.forces, c.energy, c.total_charge):
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
+
+
 def select_groups(configurations: Configurations, names: str) -> Configurations:
     """Those of some groups, named as in "water30, water_cluster"; all where no name is given.
 
@@ -260,6 +270,7 @@ __all__ = [
     "concatenate",
     "element_counts",
     "fit_reference_energies",
+    "fingerprint",
     "group_shares",
     "make_configurations",
     "select_groups",

@@ -50,7 +50,7 @@ def evaluate_model(
     groups : "one,another": these groups of the data only
     labels : their names and units, where they are not those of the format
     plot : PNG of predictions against labels, written where given
-    say : called with a line about each file's units
+    say : called with a line about each file's units, and about what was dropped
     max_force : eV/Å; configurations with larger forces are left out, as in training
 
     Raises
@@ -78,6 +78,8 @@ def evaluate_model(
     configurations, report = check_configurations(
         configurations, max_force=max_force, elements=les_model.elements
     )
+    for reason, count in report.dropped.items():
+        say(f"dropped {count}: {reason}")
     dtype = next(les_model.parameters()).dtype
     cutoff = cast(float, les_model.backbone.cutoff)
     predictions = predict(les_model, GraphData(configurations, cutoff, dtype=dtype), batch_atoms)

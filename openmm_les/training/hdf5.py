@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from ase import Atoms
 
 from openmm_les.exceptions import DataError
 from openmm_les.training.data import Configurations, make_configurations
@@ -69,10 +70,16 @@ def level_of_theory(paths: Sequence[str | Path]) -> str:
 def _declared_units(file: h5py.File) -> dict[str, str]:
     """Units that a flat file declares, by name of the array or kind of quantity."""
     declared = {}
-    for entry in str(file.attrs.get("units", "")).split(";"):
-        words = entry.split()
+    text = str(file.attrs.get("units", ""))
+    for entry in re.split("[;,]", text):
+        words = entry.replace(":", " ").replace("=", " ").split()
         if len(words) >= 2 and words[0] in _KINDS:
             declared[words[0]] = words[1]
+    if text.strip() and not declared:
+        raise DataError(
+            f"the attribute `units` of {file.filename} is {text!r}; write as in "
+            '"positions Angstrom; energy eV; forces eV/Angstrom"'
+        )
     for key, item in file.items():
         if "units" in item.attrs:
             declared[key] = str(item.attrs["units"])
@@ -106,7 +113,12 @@ def _flat(
     offsets = arrays["offsets"].astype(np.int64)
     n, n_atoms = len(offsets) - 1, len(arrays["atomic_numbers"])
     if n < 1 or offsets[0] != 0 or (np.diff(offsets) < 1).any() or offsets[-1] != n_atoms:
-        raise DataError(f"`offsets` of {path} do not rise from 0 to its {n_atoms} atoms")
+        falls = np.flatnonzero(np.diff(offsets) < 1)
+        where = f"; entry {falls[0] + 1} is {offsets[falls[0] + 1]}" if len(falls) else ""
+        raise DataError(
+            f"`offsets` of {path} do not rise from 0 to its {n_atoms} atoms, but go from "
+            f"{' to '.join(map(str, offsets[[0, -1]])) if len(offsets) else 'nothing'}{where}"
+        )
     stress_key = optional["stress"]
     units = FileUnits(
         path,
@@ -144,13 +156,21 @@ def _flat(
             molecules=arrays.get("molecules"),
             molecule_charges=arrays.get("molecule_charges"),
             group=_strings(arrays.get("group", np.full(n, path.stem))),
-            name=_strings(arrays["name"]) if "name" in arrays else None,
+            name=_strings(arrays["name"])
+            if "name" in arrays
+            else _formulas(arrays["atomic_numbers"], offsets),
             split=_strings(arrays["split"]) if "split" in arrays else None,
         )
     except (DataError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
     say(f"{units}{'' if optional['total_charge'] else '; no total charges, 0 taken'}")
     return configurations
+
+
+def _formulas(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Sum formula of each configuration, [n] str."""
+    parts = np.split(numbers, offsets[1:-1])
+    return np.array([Atoms(part).get_chemical_formula() for part in parts])
 
 
 def _first(arrays: dict[str, np.ndarray], *keys: str) -> str:

@@ -19,6 +19,7 @@ from openmm_les.exceptions import RunError
 from openmm_les.models.checkpoint import save_model
 from openmm_les.models.model import LESModel
 from openmm_les.training.batches import Batch, Batches, GraphData, TrainingStream
+from openmm_les.training.data import fingerprint
 from openmm_les.training.loss import (
     Weights,
     batch_losses,
@@ -242,7 +243,11 @@ class LESTraining(pl.LightningModule):
         if loss < self.best:
             self.best, self.stale = loss, 0
             if self.trainer.is_global_zero:
-                result = {key: self._row[key] for key in self._row if key.startswith(("valid", "step"))}
+                result = {
+                    key: value
+                    for key, value in self._row.items()
+                    if key.startswith(("valid", "step")) and math.isfinite(value)
+                }
                 averaged = cast(LESModel, self.average.module)
                 save_model(averaged, self.directory / MODEL, {**self.metadata, "validation": result})
 
@@ -255,6 +260,7 @@ class LESTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["openmm_les"] = {
+            "data": fingerprint(self.train_data.configurations),
             "elapsed": self.elapsed(),
             "best": self.best,
             "stale": self.stale,
@@ -263,6 +269,11 @@ class LESTraining(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["openmm_les"]
+        if own["data"] != fingerprint(self.train_data.configurations):
+            raise RunError(
+                "the training data are not those the run was started with: a resumed run would be neither's. "
+                "Put them back, or start a new run from its model with --init"
+            )
         self._elapsed, self.best, self.recent = own["elapsed"], own["best"], dict(own["recent"])
         self.stale = own["stale"]
 

@@ -71,7 +71,9 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
     train, valid = data.select(data.split == "train"), data.select(data.split == "valid")
     for name, part in (("train", train), ("valid", valid)):
         if len(part) == 0:
-            raise DataError(f"no configurations to {name} on; the splits found: {sorted(set(data.split))}")
+            found = ", ".join(sorted(set(data.split.tolist()))) or "none"
+            lost = f"; dropped before: {', '.join(report.dropped)}" if report.dropped else ""
+            raise DataError(f"no configurations to {name} on; the splits found: {found}{lost}")
     asked = {
         "stress": settings.stress,
         "dipole": settings.dipoles,
@@ -83,7 +85,9 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
             raise DataError(f"the training data hold no labels of `{label}` to train on")
     unseen = sorted(set(valid.numbers.tolist()) - set(train.numbers.tolist()))
     if unseen:
-        raise DataError(f"validation data hold elements that training data do not: atomic numbers {unseen}")
+        raise DataError(
+            f"validation data hold elements that training data do not: {', '.join(map(symbol, unseen))}"
+        )
     if len(valid) > settings.max_valid:
         drawn = np.random.default_rng(settings.seed).permutation(len(valid))[: settings.max_valid]
         valid = valid.select(np.sort(drawn))
@@ -146,6 +150,9 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
             say(console, f"starting from {Path(settings.init).name}; reference energies {done}")
     if settings.elements:
         model.elements = chosen_elements(settings.elements, model.elements)
+        refused = ", ".join(symbol(z) for z in elements if z not in model.elements)
+        if refused:
+            say(console, f"the model learns from {refused} in the data and will refuse them (`elements`)")
     unseen = ", ".join(symbol(z) for z in model.elements if z not in elements)
     if unseen:
         say(
@@ -155,6 +162,12 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
         )
     if settings.polarizability_labels and not model.responds:
         raise DataError("`polarizability_labels` need a model that is polarizable: give `polarizability`")
+    if settings.max_steps and settings.warm_up > settings.max_steps // 2:
+        say(
+            console,
+            f"the learning rate rises for {settings.warm_up} of {settings.max_steps} steps (`warm_up`) and "
+            f"does not reach {settings.learning_rate:g}",
+        )
     n_parameters = sum(p.numel() for p in model.parameters())
     say(console, f"{n_parameters} parameters, {mean_neighbors:.1f} neighbours per atom")
     before = {} if initial is None else initial.metadata

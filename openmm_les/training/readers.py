@@ -44,9 +44,9 @@ def read_configurations(
     path, labels = Path(path), labels or LabelFormat()
     if not path.is_file():
         raise DataError(f"no data file {path}")
-    if path.suffix in HDF5_SUFFIXES:
+    if path.suffix.lower() in HDF5_SUFFIXES:
         return read_hdf5(path, labels, say)
-    frames = _database(path) if path.suffix in _DATABASE_SUFFIXES else _frames(path)
+    frames = _database(path) if path.suffix.lower() in _DATABASE_SUFFIXES else _frames(path)
     if not frames:
         raise DataError(f"{path} holds no configuration")
     return _from_frames(path, frames, labels, say)
@@ -104,8 +104,18 @@ def _from_frames(
         names = (asked,) if asked else keys
         values = [next((found[k] for k in names if k in found), default) for _, found in frames]
         if asked and all(v is default for v in values):
-            raise DataError(f"no configuration of {path} has `{asked}`")
+            there = sorted({key for _, found in frames for key in found})
+            raise DataError(f"no configuration of {path} has `{asked}`; they have {', '.join(there)}")
         return values
+
+    def scalars(values: list[Any], name: str) -> np.ndarray:
+        """One number of each configuration, [n]."""
+        for i, value in enumerate(values):
+            try:
+                float(value)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"`{name}` of configuration {i} of {path} is no number: {value!r}") from error
+        return np.array([float(value) for value in values])
 
     def numbers(values: list[Any], shape: tuple[int, ...], name: str) -> np.ndarray | None:
         """Labels of one shape, NaN where there is none; None where there is none at all."""
@@ -130,6 +140,13 @@ def _from_frames(
     dipole = numbers(label(labels.dipole_key, "dipole"), (3,), "dipole")
     stress = numbers(label(labels.stress_key, "stress"), (3, 3), "stress")
     polarizability = numbers(label(labels.polarizability_key, "polarizability"), (3, 3), "polarizability")
+    both = [i for i, (_, found) in enumerate(frames) if {"total_charge", "charge"} <= found.keys()]
+    differing = [i for i in both if frames[i][1]["total_charge"] != frames[i][1]["charge"]]
+    if differing and not labels.charge_key:
+        raise DataError(
+            f"configuration {differing[0]} of {path} has `total_charge` and another `charge`: say by "
+            "--charge-key which counts"
+        )
     charges = label(labels.charge_key, "total_charge", "charge")
     born = label(labels.born_charges_key, "born_charges", "bec", "born_effective_charges")
     born_rows = [
@@ -141,9 +158,9 @@ def _from_frames(
         np.concatenate([atoms.numbers for atoms, _ in frames]),
         np.concatenate([atoms.positions for atoms, _ in frames]) * length,
         forces_from(np.concatenate(forces), forces_key) * units.factor("force"),
-        np.array([float(found[energy_key]) for _, found in frames]) * units.factor("energy"),
+        scalars([found[energy_key] for _, found in frames], energy_key) * units.factor("energy"),
         cell=cells,
-        total_charge=np.array([0.0 if q is None else float(q) for q in charges]),
+        total_charge=scalars([0.0 if q is None else q for q in charges], labels.charge_key or "charge"),
         dipole=None if dipole is None else dipole * units.factor("dipole"),
         stress=None if stress is None else units.stress(stress, cells),
         born_charges=np.concatenate(born_rows),

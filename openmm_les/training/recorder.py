@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,14 @@ class Recorder(Callback):
             self.console.print(
                 f"step {row['step']:>7}  {row['minutes']:7.1f} min  "
                 f"train {1000 * row['train_force_error']:6.1f}  valid {text}  "
-                f"std(q) {row['valid_charge_spread']:.3f} e  dipole r {row['valid_dipole_r']:.3f}",
+                + "  ".join(
+                    text.format(row[key])
+                    for key, text in (
+                        ("valid_charge_spread", "std(q) {:.3f} e"),
+                        ("valid_dipole_r", "dipole r {:.3f}"),
+                    )
+                    if math.isfinite(row[key])
+                ),
                 highlight=False,
                 soft_wrap=True,
             )
@@ -134,7 +142,7 @@ class Recorder(Callback):
         from tensorboardX import SummaryWriter
 
         with SummaryWriter(str(self.directory / TENSORBOARD)) as writer:
-            for key in COLUMNS[1:]:
+            for key in (key for key in COLUMNS[1:] if math.isfinite(row[key])):
                 kind, _, name = key.partition("_")
                 tag = f"{kind}/{name}" if kind in ("train", "valid") else key
                 writer.add_scalar(tag, row[key], int(row["step"]))

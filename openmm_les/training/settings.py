@@ -225,7 +225,9 @@ class TrainingSettings:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise DataError(f"{path} has unknown settings: {', '.join(sorted(unknown))}")
-        return cls(**{**values, "data": tuple(values["data"]), "valid": tuple(values["valid"])})
+        if "data" not in values:
+            raise DataError(f"{path} holds no settings of a run: `data` is missing")
+        return cls(**{**values, "data": tuple(values["data"]), "valid": tuple(values.get("valid", ()))})
 
 
 __all__ = ["TrainingSettings"]

@@ -57,16 +57,13 @@ def train(
     main = rank_zero_only.rank == 0  # Lightning starts the other processes by this same command
     console = (console or Console()) if main else Console(quiet=True)
     if main and not resume and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise RunError(f"{directory} exists and is not empty: choose another, or --resume it")
+        if directory.is_dir():
+            raise RunError(f"{directory} exists and is not empty: choose another, or --resume it")
+        raise RunError(f"{directory} is a file: choose another name for the run's directory")
     keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     module = prepare(settings, directory, console)
-    directory.mkdir(parents=True, exist_ok=True)
-    if main and not resume:
-        settings.write(directory / SETTINGS)
-        if settings.init:
-            save_model(load_model(settings.init), directory / INITIAL)
     recorder = Recorder(directory, settings.save_minutes, console, tensorboard=settings.tensorboard)
     with _quiet_lightning(), _stop_on_interrupt(recorder):
         trainer = pl.Trainer(
@@ -89,6 +86,11 @@ def train(
             inference_mode=False,
             default_root_dir=directory,
         )
+        directory.mkdir(parents=True, exist_ok=True)
+        if main and not resume:
+            settings.write(directory / SETTINGS)
+            if settings.init:
+                save_model(load_model(settings.init), directory / INITIAL)
         try:
             trainer.fit(module, ckpt_path=str(directory / LAST) if resume else None, weights_only=True)
         except Interrupted:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from openmm_les.cli.main import app
+from openmm_les.models.checkpoint import model_card
 from tests.training.toy import toy_configurations, write_hdf5, write_xyz
 
 SMALL = [
@@ -53,7 +54,9 @@ def test_train_reports_data_and_leaves_a_model(trained):
         "curves.png",
         "parity.png",
     }
-    assert "openmm-les train toy.xyz -o run --max-steps 4" in (folder / "run" / "CARD.md").read_text()
+    card = (folder / "run" / "CARD.md").read_text()
+    assert "openmm-les train toy.xyz -o run --max-steps 4" in card
+    assert model_card(str(folder / "run" / "model.safetensors")) == card
 
 
 def test_evaluate_prints_and_writes_errors(trained, tmp_path):
@@ -99,6 +102,8 @@ def test_a_finished_run_resumes_to_nothing(trained):
         (["evaluate", "absent-model", "{data}"], "no model"),
         (["evaluate", "{model}", "{data}"], "no 'test' configurations"),
         (["evaluate", "{model}", "{data}", "--split", "best"], "`split` must be one of"),
+        (["evaluate", "{model}", "{data}", "--plot", "{new}/parity.png"], "no folder"),
+        (["evaluate", "{model}", "{data}", "--plot", "{used}/parity.png"], "exists"),
         (["evaluate", "{model}", "{data}", "--groups", "ice"], "no configurations of ice"),
         (["evaluate", "{model}", "{carbon}", "--split", "all"], "the data hold C; the model knows H O"),
     ],

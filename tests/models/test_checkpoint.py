@@ -314,7 +314,7 @@ def test_shipped_models_load_by_name(tmp_path, monkeypatch):
 def test_every_shipped_model_works():
     for name in list_models():
         model = load_model(name)
-        assert "MIT" in model_card(name)
+        assert "MIT" in model_card(name) and model.metadata["license"] == "MIT"
         assert model.metadata["level_of_theory"].split()[0] in model_card(name)
         charges = model.evaluate(WATER, WATER_NUMBERS).latent_charges
         assert charges[0] < -0.2, name

@@ -85,6 +85,13 @@ def test_energies_in_other_units_than_forces_are_refused():
         check_configurations(replace(frames, energy=frames.energy / units.Hartree))
     with pytest.raises(DataError, match=r"energies rise along the forces.* gradients"):
         check_configurations(replace(frames, forces=-frames.forces))
+    atomic = replace(
+        frames,
+        energy=frames.energy / units.Hartree,
+        forces=frames.forces / (units.Hartree / units.Bohr),
+    )
+    with pytest.raises(DataError, match=r"change 1\.8.* 1\.89 means hartree and hartree/bohr"):
+        check_configurations(atomic)
     assert len(check_configurations(frames)[0]) == 30
 
 
@@ -105,6 +112,12 @@ def test_repeated_configurations_are_dropped():
     checked, report = check_configurations(concatenate([toy, again]))
     assert len(checked) == 6
     assert report.dropped == {"the same positions as another one": 2}
+    again.energy[1] += 3.0
+    _, report = check_configurations(concatenate([toy, again]))
+    assert report.dropped == {
+        "the same positions as another one": 1,
+        f"the same positions as another one, but another energy (first {toy.name[4]})": 1,
+    }
     again.total_charge[:] = 1.0  # another ionisation state
     assert len(check_configurations(concatenate([toy, again]))[0]) == 8
 

@@ -110,7 +110,8 @@ def test_a_model_is_for_the_elements_it_is_told(data, tmp_path):
         few.evaluate(np.zeros((1, 3)), np.array([6]))
     # Others may be in the data, as distant ions are.
     settings = TrainingSettings(data=(data,), elements="H", **STEPS)
-    assert train(settings, tmp_path / "one", console=_quiet())
+    assert train(settings, tmp_path / "one", console=console)
+    assert "learns from O in the data and will refuse them" in console.export_text()
     assert load_model(tmp_path / "one" / MODEL).elements == [1]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ase
 import ase.db
 import ase.io
@@ -81,6 +83,44 @@ def test_units_that_the_file_declares_are_converted(tmp_path):
     same(read_configurations(path), toy, atol=1e-10)
     with pytest.raises(DataError, match="declares energy in kcal/mol, --energy-unit says eV"):
         read_configurations(path, LabelFormat(energy_unit="eV"))
+
+
+def test_units_that_the_file_declares_otherwise(tmp_path):
+    toy = toy_configurations(6)
+    path = write_hdf5(tmp_path / "toy.h5", replace(toy, energy=toy.energy / units.Hartree))
+    with h5py.File(path, "a") as file:
+        file.attrs["units"] = "energy: hartree, forces: eV/Angstrom"
+    same(read_configurations(path), toy, atol=1e-10)
+    with h5py.File(path, "a") as file:
+        file.attrs["units"] = "in hartree"
+    with pytest.raises(DataError, match=r"attribute `units` .* is 'in hartree'; write as in"):
+        read_configurations(path)
+
+
+def test_flat_arrays_without_names_or_charges(tmp_path):
+    said = []
+    path = write_hdf5(tmp_path / "TOY.H5", toy_configurations(3), leave_out=("name", "total_charge"))
+    assert read_configurations(path, say=said.append).name.tolist() == ["H2O", "H4O2", "H6O3"]
+    assert said[0].endswith("; no total charges, 0 taken")
+
+
+def test_charges_and_energies_that_are_unclear(tmp_path):
+    frames = [ase.Atoms("OH2", np.eye(3)) for _ in range(3)]
+    for frame in frames:
+        frame.info.update(my_energy=-1.0, total_charge=1, charge=1)
+        frame.arrays["my_force"] = np.zeros((3, 3))
+    ase.io.write(tmp_path / "good.xyz", frames)
+    assert read_configurations(tmp_path / "good.xyz", OURS).total_charge.tolist() == [1.0, 1.0, 1.0]
+    frames[2].info["charge"] = 0
+    ase.io.write(tmp_path / "two.xyz", frames)
+    with pytest.raises(DataError, match=r"configuration 2 .* has `total_charge` and another `charge`"):
+        read_configurations(tmp_path / "two.xyz", OURS)
+    frames[1].info["my_energy"] = "zero"
+    ase.io.write(tmp_path / "word.xyz", frames)
+    with pytest.raises(DataError, match=r"`my_energy` of configuration 1 of .* is no number: 'zero'"):
+        read_configurations(tmp_path / "word.xyz", replace(OURS, charge_key="charge"))
+    with pytest.raises(DataError, match=r"no configuration of .* has `mu`; they have charge, "):
+        read_configurations(tmp_path / "good.xyz", replace(OURS, dipole_key="mu"))
 
 
 def test_half_declared_units_are_refused(tmp_path):

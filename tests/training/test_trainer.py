@@ -154,6 +154,36 @@ def test_a_run_is_not_overwritten(data, tmp_path):
         resume_training(tmp_path / "run", console=_quiet())
 
 
+def test_a_run_resumes_with_the_data_it_has_only(data, tmp_path):
+    settings = TrainingSettings(data=(data,), max_steps=2, **SMALL)
+    assert train(settings, tmp_path / "run", console=_quiet())
+    other = toy_configurations(24)
+    other.energy += 5.0
+    write_hdf5(Path(data), other)
+    with pytest.raises(RunError, match="not those the run was started with"):
+        resume_training(tmp_path / "run", console=_quiet())
+
+
+def test_a_device_that_is_not_there_leaves_nothing_behind(data, tmp_path):
+    settings = TrainingSettings(data=(data,), max_steps=1, **{**SMALL, "accelerator": "gpuu"})
+    with pytest.raises(ValueError, match="gpuu"):
+        train(settings, tmp_path / "run", console=_quiet())
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="is a file"):
+        train(settings, tmp_path / "file", console=_quiet())
+
+
+def test_a_learning_rate_that_is_not_reached_is_told(data, tmp_path):
+    console = _quiet()
+    train(
+        TrainingSettings(data=(data,), max_steps=2, **{**SMALL, "warm_up": 200}),
+        tmp_path / "run",
+        console=console,
+    )
+    assert "rises for 200 of 2 steps" in console.file.getvalue()
+
+
 def test_bad_data_leave_nothing_behind(tmp_path):
     toy = toy_configurations(24)
     toy.forces[4, 1] = np.nan
