@@ -140,14 +140,7 @@ def _from_frames(
     dipole = numbers(label(labels.dipole_key, "dipole"), (3,), "dipole")
     stress = numbers(label(labels.stress_key, "stress"), (3, 3), "stress")
     polarizability = numbers(label(labels.polarizability_key, "polarizability"), (3, 3), "polarizability")
-    both = [i for i, (_, found) in enumerate(frames) if {"total_charge", "charge"} <= found.keys()]
-    differing = [i for i in both if frames[i][1]["total_charge"] != frames[i][1]["charge"]]
-    if differing and not labels.charge_key:
-        raise DataError(
-            f"configuration {differing[0]} of {path} has `total_charge` and another `charge`: say by "
-            "--charge-key which counts"
-        )
-    charges = label(labels.charge_key, "total_charge", "charge")
+    charges = label(labels.charge_key) if labels.charge_key else _total_charges(path, frames)
     born = label(labels.born_charges_key, "born_charges", "bec", "born_effective_charges")
     born_rows = [
         np.full((len(atoms), 3, 3), np.nan) if z is None else in_born_order(z, labels.born_charges_order)
@@ -174,6 +167,21 @@ def _from_frames(
     unknown = sum(q is None for q in charges)
     say(f"{units}{f'; {unknown} without a total charge, 0 taken' if unknown else ''}")
     return configurations
+
+
+def _total_charges(path: Path, frames: list[tuple[Atoms, dict[str, Any]]]) -> list[Any]:
+    """Total charges as ``total_charge`` or ``charge`` say them, None where neither does."""
+    charges = []
+    for i, (_, found) in enumerate(frames):
+        # Charges of atoms have such names, too.
+        given = [found[k] for k in ("total_charge", "charge") if k in found and np.size(found[k]) == 1]
+        if len(given) == 2 and given[0] != given[1]:
+            raise DataError(
+                f"configuration {i} of {path} has `total_charge` {given[0]} and `charge` {given[1]}: say by "
+                "--charge-key which counts"
+            )
+        charges.append(given[0] if given else None)
+    return charges
 
 
 __all__ = ["read_configurations"]

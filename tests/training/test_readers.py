@@ -113,12 +113,17 @@ def test_charges_and_energies_that_are_unclear(tmp_path):
     assert read_configurations(tmp_path / "good.xyz", OURS).total_charge.tolist() == [1.0, 1.0, 1.0]
     frames[2].info["charge"] = 0
     ase.io.write(tmp_path / "two.xyz", frames)
-    with pytest.raises(DataError, match=r"configuration 2 .* has `total_charge` and another `charge`"):
+    with pytest.raises(DataError, match=r"configuration 2 of .* has `total_charge` 1 and `charge` 0"):
         read_configurations(tmp_path / "two.xyz", OURS)
+    for frame in frames:  # of each atom
+        del frame.info["charge"]
+        frame.arrays["charge"] = np.array([-0.8, 0.4, 0.4])
+    ase.io.write(tmp_path / "atoms.xyz", frames)
+    assert read_configurations(tmp_path / "atoms.xyz", OURS).total_charge.tolist() == [1.0, 1.0, 1.0]
     frames[1].info["my_energy"] = "zero"
     ase.io.write(tmp_path / "word.xyz", frames)
     with pytest.raises(DataError, match=r"`my_energy` of configuration 1 of .* is no number: 'zero'"):
-        read_configurations(tmp_path / "word.xyz", replace(OURS, charge_key="charge"))
+        read_configurations(tmp_path / "word.xyz", OURS)
     with pytest.raises(DataError, match=r"no configuration of .* has `mu`; they have charge, "):
         read_configurations(tmp_path / "good.xyz", replace(OURS, dipole_key="mu"))
 
