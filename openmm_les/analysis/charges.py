@@ -16,6 +16,7 @@ from openmm_les.exceptions import UnknownElementError
 from openmm_les.graph import Graph
 from openmm_les.models.model import LESModel
 from openmm_les.models.response import born_charges_of_moments, polarizability
+from openmm_les.models.uniform_field import check_flow
 from openmm_les.molecules import check_bonds_complete, connected_molecules, molecule_charges
 from openmm_les.pairs import make_pairs
 
@@ -123,6 +124,15 @@ class ChargeModel:
         """Charge of all atoms, e, without √ε∞."""
         return float(self.molecule_charges.sum())
 
+    @property
+    def ions(self) -> int:
+        """Molecules with a charge of their own."""
+        return int((np.abs(self.molecule_charges) > 1e-6).sum())
+
+    def check_dipole(self) -> None:
+        """Raise ValueError where atoms in a cell have no dipole: charge flows between molecules."""
+        check_flow(self.model, len(self.molecule_charges))
+
     def charges(self, positions: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
         """Physical charges, [n_frames, n_atoms] in e.
 
@@ -171,7 +181,14 @@ class ChargeModel:
         Notes
         -----
         Force of a uniform field E on atom i: F_iβ = Σ_α E_α Z_iαβ.
+
+        Raises
+        ------
+        ValueError
+            In a cell, a model that lets charge flow between molecules.
         """
+        if cells is not None:
+            self.check_dipole()
         found = []
         for graph in self.graphs(positions, cells):
             with torch.enable_grad():

@@ -40,7 +40,7 @@ def dielectric_constant(
 
     Parameters
     ----------
-    series : with volumes, of a fluid without ions
+    series : with volumes, of a fluid without ions, whose dipole has no bounds
     temperature : K, of the trajectory
     discard : ps to leave out at the beginning
     n_blocks : for the error; blocks should be longer than the dipole's relaxation, about 10 ps in
@@ -49,10 +49,19 @@ def dielectric_constant(
     Raises
     ------
     ValueError
-        No volumes, too few frames, or a temperature that is not positive.
+        No volumes, ions, unknown times, too few frames, or a temperature that is not positive.
     """
     if series.volumes is None:
         raise ValueError("a dielectric constant needs a periodic system: the dipoles come without volumes")
+    if series.ions:
+        raise ValueError(
+            f"the dipoles are of a system with {series.ions} charged molecules: its response at frequency "
+            "zero is that of their currents, not of fluctuations of a dipole"
+        )
+    if np.isnan(series.times).any():
+        raise ValueError(
+            "the times of the frames are unknown: give their spacing (`frame_spacing`, --frame-spacing)"
+        )
     if not temperature > 0.0:
         raise ValueError(f"`temperature` must be positive, got {temperature}")
     if n_blocks < 2:

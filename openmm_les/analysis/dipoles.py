@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from openmm_les.analysis.charges import ChargeModel
-from openmm_les.analysis.trajectories import TrajectorySource, uniform_spacing
+from openmm_les.analysis.trajectories import Frames, TrajectorySource, uniform_spacing
 from openmm_les.records import Quantity, RecordWriter, read_record, record_attributes, record_names
 
 DIPOLE = Quantity("observables/dipole", (3,), "e angstrom")
@@ -33,6 +33,8 @@ class DipoleSeries:
     """[n_frames, 3], e·Å/fs, dM/dt from Born charges and velocities"""
     epsilon_infinity: float = 1.0
     """Whose square root is already in the dipoles"""
+    ions: int = 0
+    """Molecules with a charge of their own"""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -49,6 +51,7 @@ class DipoleSeries:
             None if self.volumes is None else self.volumes[kept],
             None if self.currents is None else self.currents[kept],
             self.epsilon_infinity,
+            self.ions,
         )
 
     def since(self, time: float) -> DipoleSeries:
@@ -65,7 +68,7 @@ class DipoleSeries:
             if value is not None:
                 quantities.append(quantity)
                 values[quantity.name] = value
-        attributes = {"epsilon_infinity": self.epsilon_infinity}
+        attributes = {"epsilon_infinity": self.epsilon_infinity, "ions": self.ions}
         with RecordWriter(path, quantities, attributes) as writer:
             writer.append(np.arange(len(self)), self.times, values)
 
@@ -84,8 +87,12 @@ class DipoleSeries:
         currents = read_record(path, CURRENT.name).value if CURRENT.name in names else None
         if volumes is not None and not (volumes > 0.0).all():
             volumes = None
-        epsilon_infinity = float(record_attributes(path).get("epsilon_infinity", 1.0))
-        return cls(dipole.time, dipole.value, volumes, currents, epsilon_infinity)
+        attributes = record_attributes(path)
+        epsilon_infinity, ions = (
+            float(attributes.get("epsilon_infinity", 1.0)),
+            int(attributes.get("ions", 0)),
+        )
+        return cls(dipole.time, dipole.value, volumes, currents, epsilon_infinity, ions)
 
 
 class MoleculeSums:
@@ -114,19 +121,6 @@ class MoleculeSums:
     def centers(self, positions: np.ndarray) -> np.ndarray:
         """Centres of mass, [n_frames, n_molecules, 3]."""
         return self.sum(positions * self.masses[:, None]) / self.molecule_masses[:, None]
-
-
-def molecule_dipoles(charges: np.ndarray, positions: np.ndarray, sums: MoleculeSums) -> np.ndarray:
-    """Dipoles of molecules about their centres of mass, [n_frames, n_molecules, 3] in e·Å.
-
-    Parameters
-    ----------
-    charges : [n_frames, n_atoms], e
-    positions : [n_frames, n_atoms, 3], Å, every molecule in one piece
-    sums : of the molecules
-    """
-    arms = positions - sums.centers(positions)[:, sums.molecules]
-    return sums.sum(charges[:, :, None] * arms)
 
 
 class CellDipole:
@@ -200,6 +194,7 @@ def compute_dipoles(
     currents: bool = False,
     charges: np.ndarray | None = None,
     molecules_to: str | Path | None = None,
+    each: Callable[[Frames, np.ndarray], None] | None = None,
 ) -> DipoleSeries:
     """Dipole of all atoms in every frame of a trajectory.
 
@@ -210,11 +205,12 @@ def compute_dipoles(
     currents : also dM/dt = Σ_i Z_i·v_i − Q·v, with Born charges, net charge and centre of mass
     charges : [n_atoms], e, fixed charges to be used instead of the model's
     molecules_to : H5MD file for the dipoles of the molecules in every frame
+    each : called with frames and the dipoles of their molecules, [n_frames, n_molecules, 3] in e·Å
 
     Raises
     ------
     ValueError
-        ``currents`` without velocities.
+        ``currents`` without velocities; in a cell, a model that lets charge flow between molecules.
     """
     if currents and not source.velocities:
         raise ValueError("`currents` needs velocities: read the trajectory with `velocities=True`")
@@ -229,6 +225,8 @@ def compute_dipoles(
     for frames in source:
         atomic_dipoles = None
         if charges is None:
+            if frames.cells is not None:
+                model.check_dipole()
             q, atomic_dipoles = model.moments(frames.positions, frames.cells)
         else:
             q = np.broadcast_to(charges, frames.positions.shape[:2])
@@ -244,6 +242,8 @@ def compute_dipoles(
         if writer is not None:
             steps = frames.first + np.arange(len(frames))
             writer.append(steps, frames.times, {"observables/molecule_dipole": of_molecules})
+        if each is not None:
+            each(frames, of_molecules)
     if writer is not None:
         writer.close()
     times, dipoles, volumes, found = (np.concatenate(column) for column in zip(*rows))
@@ -253,6 +253,7 @@ def compute_dipoles(
         volumes if len(volumes) else None,
         found if currents else None,
         model.epsilon_infinity,
+        model.ions,
     )
 
 
@@ -277,6 +278,5 @@ __all__ = [
     "DipoleSeries",
     "MoleculeSums",
     "compute_dipoles",
-    "molecule_dipoles",
     "residue_of_molecule",
 ]

@@ -153,12 +153,12 @@ def plot_dipoles(series: DipoleSeries, molecules: Mapping[str, np.ndarray], path
         upper.set_ylabel("probability density (1/D)")
         upper.set_xlim(left=0.0)
         upper.legend(fontsize=8, frameon=False)
-        times = series.times - series.times[0]
+        times, axis_label = _time_axis(series.times)
         for axis, name in enumerate("xyz"):
             lower.plot(
                 times, series.dipoles[:, axis] / E_ANGSTROM_PER_DEBYE, linewidth=0.8, label=f"$M_{name}$"
             )
-        lower.set_xlabel("time (ps)")
+        lower.set_xlabel(axis_label)
         lower.set_ylabel("dipole of all atoms (D)")
         lower.legend(fontsize=8, frameon=False, ncols=3)
         figure.suptitle(title, fontsize=10)
@@ -205,19 +205,26 @@ def plot_charges(statistics: ChargeStatistics, samples: np.ndarray, path: Path, 
 def plot_polarizability(series: PolarizabilitySeries, path: Path, title: str) -> None:
     """Isotropic part and anisotropy in time, and the distribution of each."""
     parts = {"isotropic": series.isotropic, "anisotropy": series.anisotropy}
-    times = series.times - series.times[0]
+    times, axis_label = _time_axis(series.times)
     with figure_to(path, 6.5, 3.2) as figure:
         left, right = figure.subplots(1, 2)
         for name, values in parts.items():
             label = f"{name}: {values.mean():.2f} ± {values.std():.2f} Å³"
             left.plot(times, values, linewidth=0.8)
             right.hist(values, bins=_bins(values), histtype="step", label=label)
-        left.set_xlabel("time (ps)")
+        left.set_xlabel(axis_label)
         left.set_ylabel("polarizability (Å³)")
         right.set_xlabel("polarizability (Å³)")
         right.set_ylabel("frames")
         right.legend(fontsize=8, frameon=False)
         figure.suptitle(title, fontsize=10)
+
+
+def _time_axis(times: np.ndarray) -> tuple[np.ndarray, str]:
+    """Times since the first frame and what they are; numbers of frames where times are unknown."""
+    if np.isnan(times).any():
+        return np.arange(len(times)), "frame"
+    return times - times[0], "time (ps)"
 
 
 def plot_born(born: Mapping[str, np.ndarray], violation: float, path: Path, title: str) -> None:

@@ -50,7 +50,7 @@ def radial_distribution(
     ----------
     source : periodic frames
     first, second : selections, as "name O"; pairs within a molecule are left out
-    max_distance : Å; None = half of the narrowest width of the first cell
+    max_distance : Å; None = half of the narrowest width of all cells, which takes a reading of its own
     bin_width : Å
     n_blocks : of the trajectory, for the error
 
@@ -65,20 +65,23 @@ def radial_distribution(
     weights: list[float] = []
     owners: list[int] = []
     distances = np.zeros(0)
+    if max_distance is None:
+        max_distance = np.floor(min(map(_limit, source)) / bin_width) * bin_width
+    block = np.arange(len(source)) * n_blocks // len(source)  # of each frame
     for frames in source:
-        if frames.cells is None:
-            raise ValueError(f"{source.name} has no unit cell, which g(r) needs")
         limit = _limit(frames)
-        if max_distance is None:
-            max_distance = np.floor(limit / bin_width) * bin_width
         if max_distance > limit + 1e-6:
             raise ValueError(
                 f"`max_distance` {max_distance:g} Å is beyond half the cell ({limit:.3f} Å in frame "
                 f"{frames.first})"
             )
         chunk = _trajectory(source, frames)
-        for begin in range(0, len(chunk), step):
-            part = chunk[begin : begin + step]
+        owner = block[frames.first : frames.first + len(frames)]
+        begin = 0
+        while begin < len(chunk):
+            # A part lies in one block.
+            same = int(np.searchsorted(owner, owner[begin], side="right"))
+            part = chunk[begin : min(begin + step, same)]
             nm, values = mdtraj.compute_rdf(
                 part,
                 pairs,
@@ -90,7 +93,8 @@ def radial_distribution(
             weight = float((1.0 / part.unitcell_volumes).sum())
             counts.append(weight * values)
             weights.append(weight)
-            owners.append(min(n_blocks - 1, (frames.first + begin) * n_blocks // len(source)))
+            owners.append(int(owner[begin]))
+            begin += len(part)
     table, shares, blocks = np.array(counts), np.array(weights), np.array(owners)
     means = np.stack([table[blocks == b].sum(0) / shares[blocks == b].sum() for b in np.unique(blocks)])
     errors = means.std(0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else None
@@ -118,9 +122,11 @@ def _pairs(source: TrajectorySource, first: str, second: str) -> np.ndarray:
 
 
 def _limit(frames: Frames) -> float:
+    """Half of the narrowest width of the cells, Å."""
     import torch
 
-    assert frames.cells is not None
+    if frames.cells is None:
+        raise ValueError("the trajectory has no unit cell, which g(r) needs")
     return min(0.5 * float(perpendicular_widths(torch.from_numpy(cell)).min()) for cell in frames.cells)
 
 

@@ -87,8 +87,9 @@ def draw_charges(
     from matplotlib.patches import Circle
 
     limit = float(np.abs(charges).max()) if limit is None else limit
-    _, _, axes = np.linalg.svd(positions - positions.mean(0), full_matrices=False)
-    turned = (positions - positions.mean(0)) @ axes.T
+    places = positions - positions.mean(0)
+    axes = np.linalg.eigh(places.T @ places)[1].T[::-1]  # longest extent first; three, however few atoms
+    turned = places @ axes.T
     turned[:, 2] *= np.sign(np.linalg.det(axes))  # not the mirror image
     colors = charge_colors(charges, limit)
     with figure_to(path, 6.0, 4.0) as figure:

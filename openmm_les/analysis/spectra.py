@@ -25,7 +25,6 @@ from openmm_les.elements import symbol
 from openmm_les.units import (
     AVOGADRO_CONSTANT,
     BOLTZMANN_CONSTANT,
-    DALTON,
     FS_PER_PS,
     PLANCK_CONSTANT_REDUCED,
     SPEED_OF_LIGHT,
@@ -191,19 +190,16 @@ def density_of_states(
             for block in _velocity_blocks(source, spacing, 4 * n_lags, 2 * n_lags)
         ]
     )  # [n_blocks, n_elements, n_lags + 1], Da·Å²/fs²
-    functions = functions * DALTON
-    total = functions.sum(1)
-    scale = 3.0 * len(masses) * 2.0 * SPEED_OF_LIGHT / total[:, 0].mean()
+    wavenumbers, densities = transform(functions, spacing, window)  # [n_blocks, n_elements, n]
+    if not source.velocities:
+        densities = densities * difference_correction(wavenumbers, spacing)
+    # Up to the Nyquist limit they are all degrees of freedom; differences hide some before the correction.
+    densities *= 3.0 * len(masses) / np.trapezoid(densities.mean(0).sum(0), wavenumbers)
     names = [symbol(int(z)) for z in elements]
-    spectra = {}
-    for name, part in (*zip(names, np.moveaxis(functions, 1, 0)), ("all", total)):
-        wavenumbers, densities = transform(part, spacing, window)
-        if not source.velocities:
-            densities = densities * difference_correction(wavenumbers, spacing)
-        # From per wavenumber in 1/Å to per cm⁻¹.
-        intensity = densities * scale * CM_PER_ANGSTROM
-        spectra[name] = _spectrum(wavenumbers, intensity, max_wavenumber, "1/cm^-1", resolution)
-    return spectra
+    return {
+        name: _spectrum(wavenumbers, part, max_wavenumber, "1/cm^-1", resolution)
+        for name, part in (*zip(names, np.moveaxis(densities, 1, 0)), ("all", densities.sum(1)))
+    }
 
 
 def check_spacing(spacing: float, max_wavenumber: float) -> None:

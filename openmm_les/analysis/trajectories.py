@@ -25,7 +25,7 @@ class Frames:
     first: int
     """Number of the first frame among those that are read"""
     times: np.ndarray
-    """[n_frames], ps"""
+    """[n_frames], ps; NaN where the file does not tell"""
     positions: np.ndarray
     """[n_frames, n_atoms, 3], Å, every molecule in one piece"""
     cells: np.ndarray | None
@@ -210,9 +210,13 @@ class TrajectorySource:
 
     def _chunks(self) -> Iterator[tuple[mdtraj.Trajectory, np.ndarray | None]]:
         """Trajectories of the selected atoms, and velocities in nm/ps where asked for."""
-        if self.loaded is not None:
-            for first in range(self.skip, self.loaded.n_frames, self.chunk * self.stride):
-                part = self.loaded[first : first + self.chunk * self.stride : self.stride]
+        whole = self.loaded
+        if self.path is not None and _is_text(self.path):
+            # Read whole by mdtraj in any case, and `iterload` would pass over `skip`.
+            whole = mdtraj.load(str(self.path), top=self._whole_topology())
+        if whole is not None:
+            for first in range(self.skip, whole.n_frames, self.chunk * self.stride):
+                part = whole[first : first + self.chunk * self.stride : self.stride]
                 yield part.atom_slice(self.atoms), None
             return
         assert self.path is not None
@@ -250,6 +254,8 @@ class TrajectorySource:
         if self.frame_spacing is not None:
             frames = self.skip + self.stride * (first + np.arange(len(chunk)))
             times = frames * self.frame_spacing
+        elif self.timeless:
+            times = np.full(len(chunk), np.nan)
         if velocities is not None:
             velocities = velocities[: len(chunk)].astype(np.float64) * ANGSTROM_PER_NM / FS_PER_PS
         return Frames(first, times, positions, cells, velocities)
@@ -264,6 +270,12 @@ class TrajectorySource:
                 "the molecule is bonded to its own periodic image, or the topology does not match"
             )
 
+    @property
+    def timeless(self) -> bool:
+        """Whether the file is of a format without times, and nobody has given their spacing."""
+        formats = (".dcd", ".pdb", ".gz", ".xyz", ".binpos", ".mdcrd", ".crd", ".arc", ".lammpstrj")
+        return self.frame_spacing is None and self.path is not None and self.path.suffix in formats
+
     def uniform_spacing(self) -> float:
         """Time between successive frames that are read, ps.
 
@@ -274,7 +286,7 @@ class TrajectorySource:
         """
         if self.frame_spacing is not None:
             return self.frame_spacing * self.stride
-        if self.path is not None and self.path.suffix in (".dcd", ".pdb", ".xyz"):
+        if self.timeless:
             raise ValueError(
                 f"{self.path} does not tell the time between its frames: give it (`frame_spacing`, "
                 "--frame-spacing)"
@@ -286,6 +298,11 @@ class TrajectorySource:
 def uniform_spacing(times: np.ndarray, name: str = "`times`") -> float:
     """Spacing of evenly spaced ``times`` [n], in their unit; ValueError where they are not even."""
     steps = np.diff(times)
+    if np.isnan(times).any():
+        raise ValueError(
+            f"{name}: the file does not tell the times of its frames: give their spacing (`frame_spacing`, "
+            "--frame-spacing)"
+        )
     if len(steps) == 0:
         raise ValueError(f"{name}: one frame has no spacing in time")
     spacing = float(np.median(steps))
@@ -342,7 +359,12 @@ def _selected(topology: mdtraj.Topology, selection: str) -> np.ndarray:
 
 
 def _has_own_topology(path: Path) -> bool:
-    return path.suffix in (*_HDF5, ".pdb", ".gro", ".cif", ".mmcif") or path.name.endswith(".pdb.gz")
+    return path.suffix in (*_HDF5, ".gro") or _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is one of structures, PDB or PDBx."""
+    return path.suffix in (".pdb", ".cif", ".mmcif") or path.name.endswith(".pdb.gz")
 
 
 def _blank_topology(n_atoms: int) -> mdtraj.Topology:

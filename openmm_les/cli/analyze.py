@@ -124,24 +124,33 @@ def dipole(
 
     from openmm_les.analysis.dipoles import compute_dipoles, residue_of_molecule
     from openmm_les.analysis.plots import plot_dipoles
+    from openmm_les.analysis.statistics import RunningMoments
     from openmm_les.analysis.tables import write_csv
-    from openmm_les.records import read_record
     from openmm_les.units import E_ANGSTROM_PER_DEBYE
 
     source = open_trajectory(trajectory, top, select, stride, skip, stop, frame_spacing)
     bound = bind_model(model, source, charge, epsilon_infinity)
     with results_folder(output, "dipole") as folder:
-        series = compute_dipoles(source, bound, molecules_to=folder / "molecule_dipoles.h5")
-        series.save(folder / "dipole.h5")
-        record = read_record(folder / "molecule_dipoles.h5", "observables/molecule_dipole")
-        lengths = np.linalg.norm(record.value, axis=2)
         kinds = np.array(residue_of_molecule(source, bound.molecules))
-        by_kind = {str(k): lengths[:, kinds == k].ravel() for k in np.unique(kinds)}
+        moments = {str(k): RunningMoments() for k in np.unique(kinds)}
+        samples: dict[str, list[Any]] = {kind: [] for kind in moments}
+
+        def keep(frames: Any, found: Any) -> None:
+            lengths = np.linalg.norm(found, axis=2)
+            step = max(1, len(source) // 200)
+            for kind in moments:
+                of_kind = lengths[:, kinds == kind]
+                moments[kind].add(of_kind.reshape(-1, 1))
+                samples[kind].append(of_kind[(-frames.first) % step :: step].ravel())
+
+        series = compute_dipoles(source, bound, molecules_to=folder / "molecule_dipoles.h5", each=keep)
+        series.save(folder / "dipole.h5")
+        by_kind = {kind: np.concatenate(parts) for kind, parts in samples.items()}
         plot_dipoles(series, by_kind, folder / "dipole.png", f"dipoles, {trajectory.name}")
         rows = []
-        for kind, values in by_kind.items():
-            debye = values / E_ANGSTROM_PER_DEBYE
-            rows.append((kind, str(int((kinds == kind).sum())), f"{debye.mean():.3f}", f"{debye.std():.3f}"))
+        for kind, found in moments.items():
+            mean, deviation = (x[0] / E_ANGSTROM_PER_DEBYE for x in (found.mean, found.deviation))
+            rows.append((kind, str(int((kinds == kind).sum())), f"{mean:.3f}", f"{deviation:.3f}"))
         header = ("molecule", "number", "mean dipole (D)", "standard deviation (D)")
         write_csv(folder / "dipole_by_molecule.csv", header, rows)
         print_table(f"dipoles of molecules, {len(source)} frames", header, rows)
@@ -149,6 +158,7 @@ def dipole(
 
 @app.command()
 def ir(
+    ctx: typer.Context,
     trajectory: Trajectory,
     top: Top = None,
     model: Model = None,
@@ -193,11 +203,7 @@ def ir(
         options: dict[str, Any] = {"max_wavenumber": max_wavenumber}
         states = modes = None
         if holds_dipoles(trajectory):
-            if harmonic or current:
-                raise ValueError(
-                    f"{trajectory} holds dipoles only: --harmonic and --current need a trajectory"
-                )
-            series = read_dipoles(trajectory, stride, skip, stop)
+            series = read_dipoles(ctx, trajectory, stride, skip, stop)
         else:
             source = open_trajectory(
                 trajectory, top, select, stride, skip, stop, frame_spacing, velocities=current
@@ -243,6 +249,7 @@ def ir(
 
 @app.command()
 def dielectric(
+    ctx: typer.Context,
     trajectory: Trajectory,
     top: Top = None,
     model: Model = None,
@@ -265,7 +272,7 @@ def dielectric(
 
     with results_folder(output, "dielectric") as folder:
         if holds_dipoles(trajectory):
-            series = read_dipoles(trajectory, stride, skip, stop)
+            series = read_dipoles(ctx, trajectory, stride, skip, stop)
         else:
             from openmm_les.analysis.dipoles import compute_dipoles
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmm_les.cli.given import given_options
+
 if TYPE_CHECKING:
     from openmm_les.analysis.charges import ChargeModel
     from openmm_les.analysis.dipoles import DipoleSeries
@@ -41,6 +43,9 @@ Epsilon = Annotated[
     float,
     typer.Option(help="Electronic permittivity: charges are multiplied by its square root. 1: left alone."),
 ]
+_OF_TRAJECTORIES = {
+    "top", "model", "select", "frame_spacing", "charge", "epsilon_infinity", "harmonic", "current",
+}  # fmt: skip
 Temperature = Annotated[float, typer.Option(help="K, of the trajectory.")]
 
 
@@ -102,11 +107,25 @@ def holds_dipoles(path: Path) -> bool:
     return path.suffix in (".h5", ".hdf5") and path.is_file() and DIPOLE.name in record_names(path)
 
 
-def read_dipoles(path: Path, stride: int, skip: int, stop: int | None) -> DipoleSeries:
-    """Dipoles of a file, the frames asked for."""
+def read_dipoles(ctx: typer.Context, path: Path, stride: int, skip: int, stop: int | None) -> DipoleSeries:
+    """Dipoles of a file, the frames asked for.
+
+    Raises ValueError where there are none, or where an option is given that is for trajectories.
+    """
     from openmm_les.analysis.dipoles import DipoleSeries
 
-    return DipoleSeries.load(path)[skip:stop:stride]
+    others = sorted(given_options(ctx) & _OF_TRAJECTORIES)
+    if others:
+        raise ValueError(
+            f"{path} holds dipoles, made already: --{others[0].replace('_', '-')} is for trajectories"
+        )
+    if stride < 1 or skip < 0:
+        raise ValueError(f"`stride` must be at least 1 and `skip` at least 0, got {stride} and {skip}")
+    series = DipoleSeries.load(path)
+    kept = series[skip:stop:stride]
+    if not len(kept):
+        raise ValueError(f"{path} has {len(series)} frames: none is left from frame {skip} on")
+    return kept
 
 
 @contextlib.contextmanager

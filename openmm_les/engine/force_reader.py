@@ -54,6 +54,8 @@ class MLForceReader:
         self.knows_domain = getattr(self.module.model, "domain", None) is not None
         """whether `novelty` says anything"""
         self.total_charge = float(self.module.molecule_charges.sum())
+        self.ions = int((self.module.molecule_charges.abs() > 1e-6).sum())
+        """Molecules with a charge of their own"""
         """e"""
 
     def charges(

@@ -57,7 +57,11 @@ class _Reporter:
             self._writer = RecordWriter(
                 self.path,
                 self._quantities(self._reader),
-                {"indices": self._reader.atoms, "atomic_numbers": self._reader.numbers},
+                {
+                    "indices": self._reader.atoms,
+                    "atomic_numbers": self._reader.numbers,
+                    "ions": self._reader.ions,
+                },
                 # What an earlier run wrote at this step or later is written anew.
                 keep_until=step - 1 if self._append else None,
             )

@@ -71,8 +71,8 @@ def check_flow(model: nn.Module, n_molecules: int) -> None:
     if n_molecules > 1 and not getattr(model.sources, "by_molecule", True):
         raise ValueError(
             "the model equilibrates charge over several molecules (conserve='configuration'): in a periodic "
-            "system their dipole depends on the images that are looked at, and an electric field has no "
-            "energy. Leave the box out, or conserve charge by molecule"
+            "system their dipole and Born charges depend on the images that are looked at, and an electric "
+            "field has no energy. Leave the box out, or conserve charge by molecule"
         )
 
 

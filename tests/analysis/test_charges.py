@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from openmm_les.analysis.charges import ChargeModel, sum_rule_violation
-from openmm_les.analysis.dipoles import CellDipole, MoleculeSums
+from openmm_les.analysis.dipoles import CellDipole, MoleculeSums, compute_dipoles
+from openmm_les.analysis.rendering import draw_charges
+from openmm_les.analysis.trajectories import TrajectorySource
 from openmm_les.exceptions import UnknownElementError
-from tests.analysis.systems import BOX, bound_model, jittered, places_of, topology_of
+from openmm_les.models.equilibration import equilibrate_charges
+from tests.analysis.systems import BOX, bound_model, jittered, places_of, topology_of, trajectory_of
 from tests.builders import small_model
 
 NAMES = ["HOH", "FOR", "HOH", "CL"]
@@ -118,6 +121,31 @@ def test_dipoles_do_not_depend_on_where_the_molecules_lie():
     moved, moved_molecules = CellDipole(sums).update(charges, frames + np.array([5.0, -3.0, 40.0]), None)
     np.testing.assert_allclose(moved, cell, atol=1e-10)
     np.testing.assert_allclose(moved_molecules, of_molecules, atol=1e-10)
+
+
+def test_no_dipole_where_charge_flows_between_molecules_of_a_cell():
+    model = small_model(cutoff=4.0)
+    equilibrate_charges(model, conserve="configuration")
+    bound = bound_model(["HOH", "HOH"], model)
+    places = places_of(["HOH", "HOH"])[None]
+    assert bound.born_charges(places).shape == (1, 6, 3, 3)  # without a cell
+    with pytest.raises(ValueError, match="dipole and Born charges depend on the images"):
+        bound.born_charges(places, BOX[None])
+    trajectory = trajectory_of(topology_of(["HOH", "HOH"]), places, BOX)
+    with pytest.raises(ValueError, match="dipole and Born charges depend on the images"):
+        compute_dipoles(TrajectorySource(trajectory), bound)
+
+
+def test_two_atoms_are_drawn(tmp_path):
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("HCL", topology.add_chain())
+    atoms = [topology.add_atom(s, mdtraj.element.Element.getBySymbol(s), residue) for s in ("H", "Cl")]
+    topology.add_bond(*atoms)
+    for n in (1, 2):
+        draw_charges(
+            topology.subset(range(n)), np.eye(3)[:n], np.array([0.2, -0.2])[:n], tmp_path / f"{n}.png", "HCl"
+        )
+        assert (tmp_path / f"{n}.png").stat().st_size > 1000
 
 
 def test_what_cannot_be_bound_is_said():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mdtraj
 import numpy as np
 import pytest
@@ -84,6 +86,35 @@ def test_questions_without_an_answer():
         dielectric_constant(series, -1.0)
     with pytest.raises(ValueError, match="`n_blocks` must be at least 2"):
         dielectric_constant(series, 300.0, n_blocks=1)
+
+
+def test_ions_have_no_dielectric_constant(tmp_path):
+    series = replace(drawn(10.0, 100), ions=2)
+    series.save(tmp_path / "dipole.h5")
+    with pytest.raises(ValueError, match="2 charged molecules"):
+        dielectric_constant(DipoleSeries.load(tmp_path / "dipole.h5"), 300.0)
+    model = bound_model(["HOH", "CL"], total_charge=-1.0)
+    places = trajectory_of(topology_of(["HOH", "CL"]), places_of(["HOH", "CL"])[None], BOX)
+    assert compute_dipoles(TrajectorySource(places), model).ions == 1
+
+
+def test_errors_of_radial_distributions_are_of_equal_blocks():
+    trajectory = tumbling_waters(8, 30, 9.3)
+    found = [
+        radial_distribution(
+            TrajectorySource(trajectory, chunk=chunk), "element O", "element H", max_distance=4.5
+        )
+        for chunk in (4, 30)
+    ]
+    assert found[0].errors is not None and found[1].errors is not None
+    np.testing.assert_allclose(found[1].errors, found[0].errors, rtol=1e-4, atol=1e-6)
+
+
+def test_the_narrowest_cell_limits_a_radial_distribution():
+    trajectory = tumbling_waters(8, 12, 9.3)
+    trajectory.unitcell_lengths = trajectory.unitcell_lengths * np.linspace(1.0, 0.95, 12)[:, None]
+    found = radial_distribution(TrajectorySource(trajectory, chunk=4), "element O", "element O")
+    assert 4.3 < found.distances[-1] < 0.5 * 0.95 * 9.3
 
 
 def test_radial_distribution_is_mdtrajs_in_parts():

@@ -165,6 +165,22 @@ def test_density_of_states_across_boundaries_and_chunks():
     assert states.error is not None
 
 
+@pytest.mark.parametrize("spacing", [1.0, 4.0])
+def test_all_degrees_of_freedom_are_counted_without_velocities(spacing):
+    """Stretches of a water hide from differences of frames 4 fs apart, and must not push others up."""
+    n = 4000
+    times = spacing * np.arange(n)[:, None, None]
+    waves = omega(1.0) * np.array([300.0, 1600.0, 3600.0]).reshape(3, 1)
+    moving = places_of(["HOH"]) + 0.02 * np.sin(waves * times) * omega(1000.0) / waves
+    trajectory = trajectory_of(topology_of(["HOH"]), moving, spacing=spacing / 1000.0)
+    states = density_of_states(
+        TrajectorySource(trajectory), np.ones(3), np.array([8, 1, 1]), resolution=50.0
+    )["all"]
+    assert states.integral() == pytest.approx(9.0, rel=0.01)
+    for wavenumber in (300.0, 1600.0, 3600.0):
+        assert states.integral(wavenumber - 150, wavenumber + 150) == pytest.approx(3.0, rel=0.02)
+
+
 def test_what_cannot_be_answered_is_said():
     series = diatomic(1000.0, 0.5, 1.0, 1001, 10.0)
     with pytest.raises(ValueError, match=r"show wavenumbers up to 1668 cm.* write a frame every 4.2 fs"):

@@ -13,6 +13,7 @@ import torch
 from openmm_les.exceptions import CheckpointError, LicenseWarning
 from openmm_les.models.adapters.convert import convert_mace
 from openmm_les.models.adapters.mace_blocks import Readout, SymmetricContraction
+from openmm_les.models.adapters.probes import charge_sign
 from openmm_les.models.checkpoint import load_model, model_card, read_description, save_model
 from tests.models.adapters.files import REFERENCES, replaced, unpack
 
@@ -144,12 +145,18 @@ def test_converged_sum_on_request(tmp_path, caplog):
         load_model(path, electrostatics="other")
 
 
-def test_sign_of_the_charges_is_said_to_be_ambiguous(tmp_path, caplog):
+def test_sign_of_the_charges(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         model = convert_mace(unpack("maceles", tmp_path))
     notes = model.metadata["charge_sign"]
-    assert notes["ambiguous"] == (abs(notes["correlation"]) < 0.5)
-    assert ("sign of the latent charges is ambiguous" in caplog.text) == notes["ambiguous"]
+    # Hydrogen is negative in its weights; not so in their mirror image, and without charges nothing is clear.
+    assert model.charge_scale == -1.0 and notes["correlation"] < -0.5 and not notes["ambiguous"]
+    assert "ambiguous" not in caplog.text
+    head = model.charge_head.forward
+    for factor, sign, ambiguous in ((-1.0, 1.0, False), (0.0, 1.0, True)):
+        model.charge_head.forward = lambda *arguments, by=factor: by * head(*arguments)
+        found, notes = charge_sign(model)
+        assert (found, notes["ambiguous"]) == (sign, ambiguous)
 
 
 def test_plain_mace_has_no_charges(models):
