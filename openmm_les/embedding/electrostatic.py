@@ -75,7 +75,7 @@ def find_surroundings(system: openmm.System, region: Region) -> Surroundings:
             excluded.append((place_ml[ml], place_mm[mm]))
             shares.append(1.0 - kept)
     bare = [k for k, atom in enumerate(atoms) if epsilons[atom] == 0.0]
-    if _has_other_cores(system):
+    if has_other_cores(system):
         bare = []
     return Surroundings(atoms, charges[atoms].tolist(), bare, excluded, shares)
 
@@ -157,7 +157,7 @@ def interpolated_system(mm_system: openmm.System, region: Region) -> openmm.Syst
             inner.append(within)
     system = system_from_xml(ElementTree.tostring(root, encoding="unicode"))
     if inner:
-        system.addForce(_fading_force(inner, system.usesPeriodicBoundaryConditions()))
+        system.addForce(_fading_force(inner))
     tail = _fade_nonbonded(nonbonded_force(system), region.atoms)
     if tail is not None:
         system.addForce(tail)
@@ -228,7 +228,7 @@ def _check_parameters(system: openmm.System, force: openmm.NonbondedForce, regio
 
 def _check_cores(system: openmm.System, force: openmm.NonbondedForce, region: Region) -> None:
     """Refuse heavy ML atoms that nothing keeps an MM charge away from."""
-    if _has_other_cores(system):
+    if has_other_cores(system):
         return
     for atom, number in zip(region.atoms, region.numbers):
         epsilon = force.getParticleParameters(atom)[2]
@@ -239,7 +239,7 @@ def _check_cores(system: openmm.System, force: openmm.NonbondedForce, region: Re
             )
 
 
-def _has_other_cores(system: openmm.System) -> bool:
+def has_other_cores(system: openmm.System) -> bool:
     """Whether another force may hold the repulsion between atoms (CHARMM's NBFIX, 12-6-4)."""
     return any(isinstance(force, openmm.CustomNonbondedForce) for force in system.getForces())
 
@@ -257,7 +257,7 @@ def _kept_share(product: float, charges: np.ndarray, ml: int, mm: int) -> float:
     return float(product / whole)
 
 
-def _fading_force(inner: list[ElementTree.Element], periodic: bool) -> openmm.Force:
+def _fading_force(inner: list[ElementTree.Element]) -> openmm.Force:
     """The region's bonded terms, scaled by 1 - lambda_interpolate."""
     names = [f"term{k}" for k in range(len(inner))]
     force = openmm.CustomCVForce(f"(1-{LAMBDA_INTERPOLATE})*({'+'.join(names)})")
@@ -343,6 +343,7 @@ __all__ = [
     "embedded_system",
     "ewald_alpha",
     "find_surroundings",
+    "has_other_cores",
     "interpolated_system",
     "nonbonded_force",
     "nonbonded_parameters",

@@ -129,6 +129,13 @@ def _check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
                 f"the force field's parameters of ML atom {atom} depend on the global parameter {name!r}; "
                 "leave parameter offsets to MM atoms"
             )
+    for k in range(force.getNumExceptionParameterOffsets()):
+        name, exception = force.getExceptionParameterOffset(k)[:2]
+        if set(force.getExceptionParameters(exception)[:2]) <= chosen:
+            raise EmbeddingError(
+                f"an exception of two ML atoms depends on the global parameter {name!r}, which would bring "
+                "back what the model replaces; leave parameter offsets to MM atoms"
+            )
 
 
 def check_separable(force: ElementTree.Element) -> None:

@@ -109,7 +109,10 @@ def create_mixed_system(
         ml_atoms = list(ml_atoms)  # a generator would be empty the second time
     if isinstance(ml_atoms, list) and not ml_atoms:
         warnings.warn("`ml_atoms` is empty: all of the system stays with its force field", stacklevel=2)
-        return copy.deepcopy(mm_system)
+        system = copy.deepcopy(mm_system)
+        if electric_field is not None:
+            add_field_on_charges(system, mm_system, None, electric_field)
+        return system
     region = find_region(topology, mm_system, ml_atoms, model, total_charge)
     bonds = bonds_among(region.bonds, region.atoms)
     if embedding == "electrostatic" and isinstance(model.charge_module(), NoCharges):

@@ -3,10 +3,14 @@
 `MLPotential("les", modelPath=…).createMixedSystem(…)` gives the energies of `create_mixed_system`
 on both: 1.8 hands the whole task over, 1.7 builds its own mechanical system, from which the images
 of the region's charges are then taken out as well.
+
+Constraints within the region go, as openmm-ml has it by default. Its ``removeConstraints=False`` keeps them
+in 1.7; in 1.8 it keeps those of interpolating systems, which we leave in, and does nothing for others.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,8 +22,9 @@ from openmm_les.embedding.field import add_field_on_charges
 from openmm_les.embedding.mechanical import exclude_pairs, image_charges, join_molecules
 from openmm_les.embedding.mixed import EMBEDDINGS, create_mixed_system
 from openmm_les.embedding.openmmml_entry import PREFIX
-from openmm_les.embedding.regions import find_region
+from openmm_les.embedding.regions import bond_terms, find_region
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
+from openmm_les.engine.connectivity import connectivity_force, pairs_of_molecules
 from openmm_les.engine.field import field_parameters, refuse_derivatives
 from openmm_les.engine.force import make_force
 from openmm_les.engine.topology import atomic_numbers, bonds_among, molecules_and_charges, topology_bonds
@@ -79,13 +84,16 @@ class LESPotentialImpl(MLPotentialImpl):
         """
         options = {**self.defaults, **_checked(args)}
         total_charge = options.pop("total_charge", None)
+        options.pop("coupling", None)  # with MM charges: this is mechanical embedding, or none
         electric_field = options.get("electric_field")
         periodic = topology.getPeriodicBoxVectors() is not None
         if atoms is None:
             numbers = atomic_numbers(topology)
-            whole = molecules_and_charges(topology, numbers, total_charge or 0)
+            whole = molecules_and_charges(topology, numbers, 0 if total_charge is None else total_charge)
             described: tuple[Sequence[Any], ...] = (numbers, *whole)
             chosen, bonds, bare = None, topology_bonds(topology), False
+            if periodic:
+                system.addForce(connectivity_force(pairs_of_molecules(whole[0]), periodic=True))
         else:
             # While interpolating, openmm-ml collects the forces in a System without particles.
             bare = system.getNumParticles() == 0
@@ -151,9 +159,18 @@ class LESPotentialImpl(MLPotentialImpl):
         Interpolation of mechanical embedding is left to openmm-ml's own.
         """
         options = {**self.defaults, **_checked(args)}
+        if interpolate:
+            _warn_of_constraints(system, set(atoms))
         if interpolate and embedding == "mechanical":
             from openmmml.embeddings.mechanicalembedding import MechanicalEmbedding
 
+            periodic = system.usesPeriodicBoundaryConditions()
+            if periodic != (topology.getPeriodicBoxVectors() is not None):
+                raise EmbeddingError(
+                    f"`system` is {'' if periodic else 'not '}periodic, `topology` is"
+                    f"{' not' if periodic else ''}; openmm-ml goes by the topology while it interpolates: "
+                    "give it the box of the system (topology.setPeriodicBoxVectors)"
+                )
             region = find_region(topology, system, atoms, self.model, options.get("total_charge"))
             options["total_charge"] = region.molecule_charges
             mixed = MechanicalEmbedding().createMixedSystem(
@@ -176,6 +193,21 @@ class LESPotentialImpl(MLPotentialImpl):
             force_group=forceGroup,
             interpolate=interpolate,
             **options,
+        )
+
+
+def _warn_of_constraints(system: openmm.System, atoms: set[int]) -> None:
+    """Say what openmm-ml does afterwards to bonds that nothing but a constraint holds."""
+    bonded = {pair for pair in bond_terms(system) if set(pair) <= atoms}
+    constrained = (system.getConstraintParameters(k)[:2] for k in range(system.getNumConstraints()))
+    alone = [pair for pair in constrained if set(pair) <= atoms and tuple(sorted(pair)) not in bonded]
+    if alone:
+        warnings.warn(
+            f"{len(alone)} bonds of the ML region are constraints without a bond term, and openmm-ml removes "
+            "the constraints unless createMixedSystem is given removeConstraints=False: below "
+            "lambda_interpolate = 1 nothing would hold these atoms together (flexibleConstraints=True of the "
+            "force field adds terms)",
+            stacklevel=4,
         )
 
 

@@ -80,7 +80,7 @@ def find_region(
     numbers = atomic_numbers(topology, atoms)
     model.check_elements(numbers)
     bonds = _bonds_of(topology, mm_system, atoms)
-    _check_cut_bonds(topology, bonds, atoms)
+    _check_cut_bonds(topology, [*bonds, *bond_terms(mm_system)], atoms)
     _check_constraints(topology, mm_system, atoms)
     inner = np.array(bonds_among(bonds, atoms), dtype=np.int64).reshape(-1, 2)
     molecules = connected_molecules(inner, len(atoms))
@@ -136,11 +136,17 @@ def _bonds_of(topology: app.Topology, system: openmm.System, atoms: list[int]) -
     alone = set(atoms) - bonded
     if alone:
         pairs = [tuple(system.getConstraintParameters(k)[:2]) for k in range(system.getNumConstraints())]
-        for force in system.getForces():
-            if isinstance(force, openmm.HarmonicBondForce):
-                pairs += [tuple(force.getBondParameters(k)[:2]) for k in range(force.getNumBonds())]
-        bonds += [pair for pair in pairs if alone & set(pair)]
+        bonds += [pair for pair in (*pairs, *bond_terms(system)) if alone & set(pair)]
     return bonds
+
+
+def bond_terms(system: openmm.System) -> list[tuple[int, int]]:
+    """Pairs of particles that a harmonic bond of a force field holds, each ascending."""
+    pairs = []
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            pairs += [force.getBondParameters(k)[:2] for k in range(force.getNumBonds())]
+    return [(min(pair), max(pair)) for pair in pairs]
 
 
 def _check_cut_bonds(topology: app.Topology, bonds: list[tuple[int, int]], atoms: list[int]) -> None:
@@ -148,6 +154,7 @@ def _check_cut_bonds(topology: app.Topology, bonds: list[tuple[int, int]], atoms
     cut = [(i, j) if i in chosen else (j, i) for i, j in bonds if (i in chosen) != (j in chosen)]
     if cut:
         labels = [atom_label(atom) for atom in topology.atoms()]
+        cut = list(dict.fromkeys(cut))
         shown = "; ".join(f"{labels[i]} - {labels[j]}" for i, j in cut[:3])
         more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
         raise EmbeddingError(
@@ -220,4 +227,4 @@ def _molecule_charges(
     return whole.tolist()
 
 
-__all__ = ["Region", "check_atoms", "find_region"]
+__all__ = ["Region", "bond_terms", "check_atoms", "find_region"]

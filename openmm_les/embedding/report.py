@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import openmm
 from openmm import app, unit
 
-from openmm_les.embedding.electrostatic import nonbonded_force, nonbonded_parameters
+from openmm_les.embedding.electrostatic import has_other_cores, nonbonded_force, nonbonded_parameters
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS
 from openmm_les.engine.field import FIELD_TERM
@@ -34,7 +35,8 @@ class MixedTerms:
 
     mm: float
     """kJ/mol, everything else: the force field among MM atoms, bonded terms, tail correction; not what an
-    electric field adds"""
+    electric field adds. NaN where charges respond and ``lambda_electrostatics`` is not 1: the model's terms
+    are those of its full strength"""
     short_range: float
     """kJ/mol, of the model, reference energies of the elements included"""
     latent: float
@@ -42,9 +44,11 @@ class MixedTerms:
     electrostatics: float
     """kJ/mol, between physical charges and MM charges"""
     lennard_jones: float
-    """kJ/mol, between ML and MM atoms, without tail correction"""
+    """kJ/mol, between ML and MM atoms, without tail correction; NaN, and in ``mm``, where the force field has
+    a CustomNonbondedForce (CHARMM36), which may hold such terms"""
     closest: float
-    """nm, least distance from an ML atom to an MM charge without Lennard-Jones; inf beyond 0.5 nm"""
+    """nm, least distance from an ML atom to an MM charge without Lennard-Jones; inf beyond 0.5 nm; NaN as
+    before, where it is not known which charges those are"""
     electric_field: float = 0.0
     """kJ/mol, of the model's and the MM charges in an external field, where there is one"""
 
@@ -72,6 +76,7 @@ class MixedEnergies:
         self._field = FieldEnergy(system, self._reader)
         self.columns = (*COLUMNS, self._field.column) if self._field.exists else COLUMNS
         """What the values of `row` are called in tables"""
+        self._other_cores = has_other_cores(system)
         self._border = openmm.Context(
             border_system(system, self._reader.atoms.tolist()),
             openmm.VerletIntegrator(0.001),
@@ -99,8 +104,14 @@ class MixedEnergies:
             in_field = of_model_in_field + of_others
             # Where the model fades, so does what the field does to its charges.
             of_field = whole * of_model_in_field + of_others
-        rest = _energy(state) - of_model - lennard_jones - of_field
+        rest = _energy(state) - of_model - of_field
         closest = self._reader.closest_bare(*arguments)
+        if self._other_cores:
+            lennard_jones = closest = math.nan
+        else:
+            rest -= lennard_jones
+        if self._reader.module.model.responds and parameters.get(LAMBDA_ELECTROSTATICS, 1.0) != 1.0:
+            rest = math.nan
         return MixedTerms(rest, short, latent, coupling, lennard_jones, closest, in_field)
 
     def row(self, context: openmm.Context) -> list[float]:

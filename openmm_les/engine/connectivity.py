@@ -28,4 +28,11 @@ def connectivity_force(bonds: Iterable[tuple[int, int]], periodic: bool) -> open
     return force
 
 
-__all__ = ["CONNECTIVITY_NAME", "connectivity_force"]
+def pairs_of_molecules(molecules: Iterable[int]) -> list[tuple[int, int]]:
+    """Pairs that join the atoms of each molecule to its first; ``molecules``: index of each atom's."""
+    firsts: dict[int, int] = {}
+    pairs = [(firsts.setdefault(molecule, i), i) for i, molecule in enumerate(molecules)]
+    return [(i, j) for i, j in pairs if i != j]
+
+
+__all__ = ["CONNECTIVITY_NAME", "connectivity_force", "pairs_of_molecules"]

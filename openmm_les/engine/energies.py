@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -88,7 +89,7 @@ class EnergyMeter:
             potential_energy=potential,
             kinetic_energy=kinetic,
             total_energy=potential + kinetic,
-            temperature=2 * kinetic / (self._degrees * _MOLAR_GAS_CONSTANT),
+            temperature=2 * kinetic / (self._degrees * _MOLAR_GAS_CONSTANT) if self._degrees else math.nan,
             volume=volume,
             density=density,
             speed=speed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import openmm
 from openmm import Vec3, app, unit
+
+logger = logging.getLogger(__name__)
 
 _PDB = (".pdb", ".ent")
 _CIF = (".cif", ".mmcif", ".pdbx")
@@ -204,6 +207,10 @@ def _read_pdb(path: Path, suffix: str) -> Structure:
     except Exception as error:  # OpenMM's readers let any parser error through
         raise ValueError(f"cannot read {path} as a structure: {error}") from error
     positions = np.array(structure.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+    dimensions = structure.topology.getUnitCellDimensions()
+    if dimensions is not None and np.allclose(dimensions.value_in_unit(unit.angstrom), 1.0):
+        logger.info("%s has a cell of 1 Å, as PDB files without a crystal have: no box", path)
+        structure.topology.setPeriodicBoxVectors(None)
     return Structure(structure.topology, positions.reshape(-1, 3))
 
 

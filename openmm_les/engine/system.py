@@ -8,7 +8,7 @@ import openmm
 from openmm import app
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
-from openmm_les.engine.connectivity import connectivity_force
+from openmm_les.engine.connectivity import connectivity_force, pairs_of_molecules
 from openmm_les.engine.field import field_parameters, refuse_derivatives
 from openmm_les.engine.force import make_force
 from openmm_les.engine.topology import atomic_numbers, molecules_and_charges, topology_bonds
@@ -90,9 +90,7 @@ def create_system(
         # OpenMM lists all parameters as soon as a force has the derivative by one of them.
         system.addForce(refuse_derivatives({**field_parameters(electric_field), LAMBDA_INTERPOLATE: 1.0}))
     if box is not None:
-        firsts: dict[int, int] = {}
-        pairs = [(firsts.setdefault(molecule, i), i) for i, molecule in enumerate(molecules)]
-        system.addForce(connectivity_force([(i, j) for i, j in pairs if i != j], periodic=True))
+        system.addForce(connectivity_force(pairs_of_molecules(molecules), periodic=True))
     if remove_cm_motion:
         system.addForce(openmm.CMMotionRemover())
     return system

@@ -286,7 +286,10 @@ class LESModel(nn.Module):
             raise ValueError(
                 "`stress=True` is not given in an `electric_field`: it depends on what is held fixed"
             )
-        graph = self.make_graph(positions, atomic_numbers, cell, total_charge, molecules)
+        places = np.asarray(positions, dtype=np.float64)
+        if electric_field is None and places.ndim == 2 and len(places):
+            places = places - places.mean(0)  # before they become single
+        graph = self.make_graph(places, atomic_numbers, cell, total_charge, molecules)
         if self.responds and electric_field is None and not stress:
             # Charges as functions of positions take a matrix that large systems have no memory for.
             electric_field = (0.0, 0.0, 0.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openmm_les.engine.inputs import read_structure
 from tests.cli.conftest import Invoke
 
 
@@ -146,6 +147,29 @@ def test_region_that_cuts_bonds(openmm_les: Invoke, peptide_pdb: Path, tmp_path:
     result = openmm_les(*arguments(options), "--output", tmp_path / "run")
     assert result.failed_with(2, "bond")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cell_of_one_angstrom_is_no_box(openmm_les: Invoke, peptide_pdb: Path, tmp_path: Path) -> None:
+    """PDB files of structures that are not crystals have such a record."""
+    path = tmp_path / "nmr.pdb"
+    record = "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1\n"
+    lines = [line for line in peptide_pdb.read_text().splitlines(True) if not line.startswith("CRYST1")]
+    path.write_text(record + "".join(lines))
+    structure = read_structure([path])
+    assert not structure.periodic
+    run = (
+        "simulate",
+        path,
+        "--ml",
+        "all",
+        "--steps",
+        2,
+        "--minimize-iterations",
+        2,
+        "--output",
+        tmp_path / "run",
+    )
+    assert openmm_les(*run).code == 0
 
 
 def test_constant_pressure_without_a_box(openmm_les: Invoke, peptide_pdb: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_les import create_mixed_system, create_system
-from openmm_les.embedding.electrostatic import find_surroundings
+from openmm_les.embedding.electrostatic import coupling_settings, find_surroundings
 from openmm_les.embedding.regions import find_region
 from openmm_les.engine.files import system_from_xml
 from openmm_les.engine.routes import available_routes
@@ -380,6 +380,8 @@ def test_a_narrow_box_shortens_the_cutoff_or_is_refused(model):
     solvated = solvate("cubic")
     system = with_nonbonded(lambda system, force: force.setCutoffDistance(0.4))
     system.setDefaultPeriodicBoxVectors(*(openmm.Vec3(*row) for row in np.diag([0.9, 1.9, 1.9])))
+    periodic, settings = coupling_settings(solvated.mm_system, CouplingSettings(cutoff=12.0))
+    assert periodic and 8.0 < settings.cutoff < 9.5  # of a box of 19 Å
     with pytest.raises(
         EmbeddingError, match=r"the box is 9\.0 Å wide; electrostatic embedding needs 10\.6 Å"
     ):

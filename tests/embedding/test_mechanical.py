@@ -176,6 +176,23 @@ def test_forces_without_separate_terms_are_refused(force, message):
         remove_internal_terms(system, region)
 
 
+def test_exceptions_that_depend_on_a_parameter_are_refused(solvated, model):
+    system = openmm.XmlSerializer.clone(solvated.mm_system)
+    force = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
+    inside = next(
+        k
+        for k in range(force.getNumExceptions())
+        if set(force.getExceptionParameters(k)[:2]) <= set(solvated.peptide)
+        and force.getExceptionParameters(k)[4]._value > 0.0
+    )
+    force.addGlobalParameter("softened", 0.0)
+    force.addExceptionParameterOffset("softened", inside, 0.1, 0.0, 0.0)
+    with pytest.raises(
+        EmbeddingError, match="exception of two ML atoms depends on the global parameter 'soft"
+    ):
+        create_mixed_system(solvated.topology, system, solvated.peptide, model)
+
+
 def test_charges_that_depend_on_a_parameter_are_refused(solvated):
     system = system_from_xml(openmm.XmlSerializer.serialize(solvated.mm_system))
     nonbonded = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))

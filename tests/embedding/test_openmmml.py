@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -80,7 +81,9 @@ def test_openmm_mls_own_mechanical_embedding_gives_the_same(anywhere, potential,
 @new_only
 def test_interpolation_reaches_both_ends(solvated, potential, model):
     parts = (solvated.topology, solvated.mm_system, solvated.peptide)
-    system = potential.createMixedSystem(*parts, interpolate=True)
+    with pytest.warns(UserWarning, match="12 bonds of the ML region are constraints without a bond term"):
+        system = potential.createMixedSystem(*parts, interpolate=True, removeConstraints=False)
+    assert system.getNumConstraints() == solvated.mm_system.getNumConstraints()
     context = make_context(system, solvated.positions)
     ours = create_mixed_system(*parts, model, route="python", precision="double")
     assert energy_of(context) == pytest.approx(energy_of(make_context(ours, solvated.positions)), abs=0.02)
@@ -95,9 +98,10 @@ def test_electrostatic_embedding_is_ours(solvated, potential, model):
     assert potential._impl.getSupportedEmbeddings() == ["mechanical", "electrostatic"]
     parts = (solvated.topology, solvated.mm_system, solvated.peptide)
     coupling = CouplingSettings(tolerance=1e-5)
-    theirs = potential.createMixedSystem(
-        *parts, embedding="electrostatic", interpolate=True, coupling=coupling
-    )
+    with pytest.warns(UserWarning, match="given removeConstraints=False: below"):
+        theirs = potential.createMixedSystem(
+            *parts, embedding="electrostatic", interpolate=True, coupling=coupling
+        )
     ours = create_mixed_system(
         *parts, model, "electrostatic", route="python", precision="double", coupling=coupling
     )
@@ -109,6 +113,34 @@ def test_electrostatic_embedding_is_ours(solvated, potential, model):
     context.setParameter("lambda_interpolate", 0.0)
     plain = energy_of(make_context(solvated.mm_system, solvated.positions))
     assert energy_of(context) == pytest.approx(plain, rel=1e-10)
+
+
+@new_only
+def test_interpolation_keeps_hydrogens_where_constraints_stay(solvated, potential):
+    """A force field with HBonds has no terms for them: without constraints they would come off at 0."""
+    parts = (solvated.topology, solvated.mm_system, solvated.peptide)
+    with pytest.warns(UserWarning, match="constraints without a bond term"):
+        system = potential.createMixedSystem(
+            *parts, embedding="electrostatic", interpolate=True, removeConstraints=False
+        )
+    context = make_context(system, solvated.positions)
+    context.setParameter("lambda_interpolate", 0.0)
+    context.setVelocitiesToTemperature(300, 1)
+    context.getIntegrator().step(20)
+    positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    for k in range(solvated.mm_system.getNumConstraints()):
+        i, j, length = solvated.mm_system.getConstraintParameters(k)
+        distance = np.linalg.norm(positions[i] - positions[j])
+        assert distance == pytest.approx(length.value_in_unit(unit.nanometer), rel=1e-3)
+
+
+@new_only
+def test_interpolation_asks_topology_and_system_for_the_same(solvated, potential):
+    topology = copy.deepcopy(solvated.topology)
+    topology.setPeriodicBoxVectors(None)
+    ions = solvated.atoms_of("NA")
+    with pytest.raises(EmbeddingError, match="`system` is periodic, `topology` is not; openmm-ml goes by"):
+        potential.createMixedSystem(topology, solvated.mm_system, ions, interpolate=True)
 
 
 @old_only
@@ -134,6 +166,10 @@ def test_all_ml_systems(solvated, potential, model):
     energy, forces = difference(ours, theirs, positions)
     assert abs(energy) < 1e-6
     assert forces < 1e-9
+    molecules = [make_context(system, positions).getMolecules() for system in (ours, theirs)]
+    assert [list(m) for m in molecules[0]] == [list(m) for m in molecules[1]]
+    assert len(molecules[1]) == 1
+    assert potential.createSystem(modeller.topology, coupling=CouplingSettings()).getNumParticles() == 22
 
 
 def test_regions_are_checked_on_either_version(solvated, potential):

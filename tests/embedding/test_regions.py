@@ -5,10 +5,19 @@ import openmm
 import pytest
 from openmm import app, unit
 
+from openmm_les.embedding.electrostatic import nonbonded_force, nonbonded_parameters
 from openmm_les.embedding.regions import check_atoms, find_region
 from openmm_les.exceptions import EmbeddingError, UnknownElementError
 from tests.embedding.conftest import create_mm_system
-from tests.engine.builders import FORMAMIDE_RESIDUE, WATER_RESIDUE, quiet_model, topology_of
+from tests.engine.builders import (
+    FORMAMIDE_RESIDUE,
+    KJ,
+    WATER_RESIDUE,
+    forces_of,
+    make_context,
+    quiet_model,
+    topology_of,
+)
 
 
 def small_system(topology, charges, bonds=()):
@@ -75,6 +84,19 @@ def test_a_cut_bond_is_named(solvated, model):
     with pytest.raises(EmbeddingError, match=r"; .* and \d+ more"):
         heavy = [a.index for a in solvated.topology.atoms() if a.residue.name == "ALA" and a.name[0] != "H"]
         find_region(solvated.topology, solvated.mm_system, heavy, model)
+
+
+def test_a_bond_of_the_force_field_over_the_border_is_refused(model):
+    """A topology may lack the link that the force field has."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    for name in ("A", "B"):
+        residue = topology.addResidue(name, chain)
+        atoms = [topology.addAtom(s, app.Element.getBySymbol(s), residue) for s in ("O", "H")]
+        topology.addBond(*atoms)
+    system = small_system(topology, [-0.4, 0.4, -0.4, 0.4], bonds=[(0, 1), (0, 2), (2, 3)])
+    with pytest.raises(EmbeddingError, match="cuts covalent bonds"):
+        find_region(topology, system, [0, 1], model)
 
 
 def test_a_constraint_over_the_border_is_refused(solvated, model):
@@ -171,6 +193,15 @@ def test_a_region_of_nothing_is_the_force_field(solvated, model, embedding):
     assert openmm.XmlSerializer.serialize(system) == given
     system.addParticle(1.0)
     assert openmm.XmlSerializer.serialize(solvated.mm_system) == given
+    # A field acts on the force field's charges all the same.
+    parts = (solvated.topology, solvated.mm_system, [], model, embedding)
+    with pytest.warns(UserWarning, match="`ml_atoms` is empty"):
+        system = create_mixed_system(*parts, electric_field=[0.0, 0.0, 0.5])
+    context = make_context(system, solvated.positions)
+    plain = make_context(solvated.mm_system, solvated.positions)
+    charges = nonbonded_parameters(nonbonded_force(solvated.mm_system))[0]
+    pull = (forces_of(context) - forces_of(plain))[:, 2]
+    np.testing.assert_allclose(pull, 0.5 * KJ * charges, atol=1e-4)
 
 
 def test_the_whole_chain_of_errors_reaches_the_door(solvated, model):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import openmm
@@ -59,6 +60,26 @@ def test_terms_are_what_they_say(shape, route, model):
     bare.setParameter("lambda_electrostatics", 0.25)
     assert MixedEnergies(system).terms(bare).lennard_jones == 0.0
     assert terms.lennard_jones == pytest.approx(energy_of(context) - energy_of(bare), abs=1e-3)
+
+
+def test_no_number_where_another_force_may_hold_cores(model):
+    """As with CHARMM36, whose Lennard-Jones terms stand in a CustomNonbondedForce."""
+    solvated = solvate("isolated")
+    plain = MixedEnergies(embedded(solvated, model)).terms(
+        make_context(embedded(solvated, model), solvated.positions)
+    )
+    custom = openmm.CustomNonbondedForce("0")
+    for _ in range(solvated.mm_system.getNumParticles()):
+        custom.addParticle([])
+    mm_system = openmm.XmlSerializer.clone(solvated.mm_system)
+    mm_system.addForce(custom)
+    nonbonded = next(f for f in mm_system.getForces() if isinstance(f, openmm.NonbondedForce))
+    for k in range(nonbonded.getNumExceptions()):
+        custom.addExclusion(*nonbonded.getExceptionParameters(k)[:2])
+    system = embedded(replace(solvated, mm_system=mm_system), model)
+    terms = MixedEnergies(system).terms(make_context(system, solvated.positions))
+    assert np.isnan(terms.lennard_jones) and np.isnan(terms.closest)
+    assert terms.mm == pytest.approx(plain.mm + plain.lennard_jones, abs=1e-3)
 
 
 def test_the_closest_bare_charge(model):

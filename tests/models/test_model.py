@@ -274,6 +274,13 @@ def test_state_holds_the_reference_energies_and_no_constants():
     assert not [name for name in state if "basis" in name or "frequencies" in name or "index" in name]
 
 
+def test_places_far_out_cost_no_digits():
+    model = small_model(dtype=torch.float32)
+    near = model.evaluate(FORMAMIDE, FORMAMIDE_NUMBERS)
+    far = model.evaluate(np.asarray(FORMAMIDE) + 1e4, FORMAMIDE_NUMBERS)
+    np.testing.assert_allclose(far.forces, near.forces, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_eager_scripted_and_frozen_agree(dtype):
     model = small_model(dtype=dtype, reference_energies=REFERENCES).eval()
