@@ -72,12 +72,12 @@ class Settings:
             raise ValueError(f"--threads must be positive, got {self.threads}")
         if not 1 <= self.seed < 2**31:
             raise ValueError(f"--seed must lie between 1 and {2**31 - 1}, got {self.seed}")
+        if self.charge is not None and not math.isfinite(self.charge):
+            raise ValueError(f"--charge must be a number, got {self.charge}")
         if self.ml == ALL and self.embedding == "electrostatic":
             raise ValueError("--embedding electrostatic is for a region among MM atoms; --ml all leaves none")
         if self.ml == NONE and (self.model is not None or self.charge is not None):
             raise ValueError("--model and --charge are of ML atoms; --ml none has none")
-        if self.charge is not None and not math.isfinite(self.charge):
-            raise ValueError(f"--charge must be a number, got {self.charge}")
 
     def to_json(self, **resolved: Any) -> str:
         """The settings, and whatever was worked out from them, as JSON."""
