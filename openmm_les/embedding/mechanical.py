@@ -133,8 +133,8 @@ def _check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
         name, exception = force.getExceptionParameterOffset(k)[:2]
         if set(force.getExceptionParameters(exception)[:2]) <= chosen:
             raise EmbeddingError(
-                f"an exception of two ML atoms depends on the global parameter {name!r}, which would bring "
-                "back what the model replaces; leave parameter offsets to MM atoms"
+                f"the force field's exceptions of ML atoms depend on the global parameter {name!r}, which "
+                "would bring back what the model replaces; leave parameter offsets to MM atoms"
             )
 
 

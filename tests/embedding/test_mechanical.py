@@ -188,7 +188,7 @@ def test_exceptions_that_depend_on_a_parameter_are_refused(solvated, model):
     force.addGlobalParameter("softened", 0.0)
     force.addExceptionParameterOffset("softened", inside, 0.1, 0.0, 0.0)
     with pytest.raises(
-        EmbeddingError, match="exception of two ML atoms depends on the global parameter 'soft"
+        EmbeddingError, match="exceptions of ML atoms depend on the global parameter 'softened'"
     ):
         create_mixed_system(solvated.topology, system, solvated.peptide, model)
 
