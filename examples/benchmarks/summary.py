@@ -31,6 +31,7 @@ Reader = Callable[[dict[str, Any]], result_rows.Rows]
 SECTIONS: dict[str, dict[str, Reader]] = {
     "Shipped models on held-out molecules": {
         "peptide-gfn2-small-test": result_rows.shipped_model,
+        "peptide-gfn2-small-seed1-test": result_rows.shipped_model,
         "peptide-gfn2-small-probes": result_rows.shipped_model,
         "peptide-gfn2-small-contacts": result_rows.shipped_model,
         "peptide-gfn2-small-near": result_rows.shipped_model,
