@@ -30,7 +30,6 @@ from openmm_les.engine.run_directory import (
     write_pdb,
 )
 from openmm_les.exceptions import RunError
-from openmm_les.models.checkpoint import DEFAULT_MODEL, load_model, model_path
 
 if TYPE_CHECKING:  # a run of a force field alone needs no torch
     from openmm_les.engine.field_energy import FieldEnergy
@@ -102,7 +101,7 @@ def resume_run(path: Path, steps: int | None, picoseconds: float | None) -> int:
     directory.check_resumable()
     if resolved.get("model_sha256") != _model_hash(settings):
         raise ValueError(
-            f"the model {settings.model or DEFAULT_MODEL} is not the one the run was started with: its "
+            f"the model {settings.model or '(the default)'} is not the one the run was started with: its "
             "weights have changed. Resume with those, or start a new run"
         )
     stop = dynamics.StopRequest()
@@ -242,6 +241,8 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
         return system
     import torch
 
+    from openmm_les.models.checkpoint import DEFAULT_MODEL, load_model
+
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     model = load_model(settings.model or DEFAULT_MODEL)
@@ -380,6 +381,8 @@ def _model_hash(settings: Settings) -> str | None:
     """SHA-256 of the model's file; None where nothing is ML."""
     if settings.ml == NONE:
         return None
+    from openmm_les.models.checkpoint import DEFAULT_MODEL, model_path
+
     return hashlib.sha256(model_path(settings.model or DEFAULT_MODEL).read_bytes()).hexdigest()
 
 

@@ -54,9 +54,9 @@ class MLForceReader:
         self.knows_domain = getattr(self.module.model, "domain", None) is not None
         """whether `novelty` says anything"""
         self.total_charge = float(self.module.molecule_charges.sum())
-        self.ions = int((self.module.molecule_charges.abs() > 1e-6).sum())
-        """Molecules with a charge of their own"""
         """e"""
+        self.ions = int((self.module.molecule_charges.abs() > 1e-6).sum())
+        """molecules with a charge of their own"""
 
     def charges(
         self,

@@ -60,6 +60,7 @@ class LESTraining(pl.LightningModule):
         self.average.requires_grad_(False)
         self.settings = settings
         self.train_data, self.shares, self.valid_data = train, shares, valid
+        self.fingerprint = fingerprint(train.configurations)
         self.directory = directory
         self.metadata = metadata
         self.best = float("inf")
@@ -260,7 +261,7 @@ class LESTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["openmm_les"] = {
-            "data": fingerprint(self.train_data.configurations),
+            "data": self.fingerprint,
             "elapsed": self.elapsed(),
             "best": self.best,
             "stale": self.stale,
@@ -269,7 +270,7 @@ class LESTraining(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["openmm_les"]
-        if own["data"] != fingerprint(self.train_data.configurations):
+        if own["data"] != self.fingerprint:
             raise RunError(
                 "the training data are not those the run was started with: a resumed run would be neither's. "
                 "Put them back, or start a new run from its model with --init"

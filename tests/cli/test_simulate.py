@@ -170,7 +170,7 @@ def test_a_run_resumes_with_the_weights_it_has_only(
     assert openmm_les("simulate", "--resume", tmp_path / "file", "--steps", 6).code == 0
     model.write_bytes(model_path("water-gfn2-small").read_bytes())
     assert openmm_les("simulate", "--resume", tmp_path / "file", "--steps", 8).failed_with(2, "have changed")
-    monkeypatch.setattr("openmm_les.cli.runner.model_path", lambda name: model)
+    monkeypatch.setattr("openmm_les.models.checkpoint.model_path", lambda name: model)
     assert openmm_les("simulate", "--resume", tmp_path / "shipped", "--steps", 6).failed_with(
         2, "have changed"
     )
