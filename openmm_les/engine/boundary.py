@@ -288,24 +288,38 @@ class ForceBoundary(nn.Module):
         return torch.stack(terms) * self.energy_factor
 
     @torch.jit.export
+    def places(self, positions: Tensor) -> Tensor:
+        """The ML atoms of ``positions`` ([n_particles, 3], nm), [n_ml, 3] in Å, double."""
+        return positions.index_select(0, self.atoms).to(torch.float64) * self.length_factor
+
+    @torch.jit.export
+    def centred(self, r: Tensor, cell: Tensor | None, inverse: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Places ([n_ml, 3], Å, double) around the origin, in one image of the cell, and what was taken off.
+
+        In double until then: OpenMM lets molecules drift far out. ``cell`` and its ``inverse`` are [3, 3]
+        in Å and 1/Å; what was taken off, [n_ml, 3], counts whole cell vectors (0 without a cell).
+        """
+        if cell is None or inverse is None:
+            return r - r[0], torch.zeros_like(r)
+        # In steps of 4 Å, so that the origin of a mesh stays where it is while atoms move: its error
+        # depends on it, and forces would no longer be the derivative of the energy.
+        r = r - 4.0 * torch.round(r[0] / 4.0)
+        images = torch.round(r @ inverse)
+        return r - images @ cell, images
+
+    @torch.jit.export
     def graph_of(self, positions: Tensor, box: Tensor | None) -> Graph:
         """Graph of the ML atoms in Å, positions ready for derivatives; arguments as in `compute`."""
         with torch.no_grad():
-            chosen = positions.index_select(0, self.atoms)
-            # In double until the atoms lie around the origin: OpenMM lets molecules drift far out.
-            r = chosen.to(torch.float64) * self.length_factor
+            r = self.places(positions)
             cells = torch.zeros((1, 3, 3), dtype=torch.float64, device=r.device)
             if box is None:
                 centers, neighbors, shifts = self.pairs(r, None)
-                r = r - r[0]
+                r = self.centred(r, None, None)[0]
             else:
                 cell = box.to(torch.float64) * self.length_factor
                 centers, neighbors, shifts = self.pairs(r, cell)
-                # In steps of 4 Å, so that the origin of a mesh stays where it is while atoms move: its error
-                # depends on it, and forces would no longer be the derivative of the energy.
-                r = r - 4.0 * torch.round(r[0] / 4.0)
-                images = torch.round(r @ torch.linalg.inv(cell))  # [n_ml, 3], whole cell vectors
-                r = r - images @ cell
+                r, images = self.centred(r, cell, torch.linalg.inv(cell))
                 shifts = shifts + images[neighbors] - images[centers]
                 cells = cell.unsqueeze(0)
             r = r.to(self.dtype).clone()

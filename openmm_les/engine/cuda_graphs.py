@@ -1,8 +1,8 @@
 """A model's force call as one CUDA graph: recorded once, replayed at every step.
 
 A call is some eight hundred small kernels; to launch them one by one takes ten times as long as to run
-them. Neighbours are searched as ever; the model then reads them from rows of a fixed length in fixed
-memory. It is recorded anew where a row or the mesh grows.
+them. The model reads its neighbours from rows of a fixed length in fixed memory; the search for them is
+recorded too, where atoms are few, else it is as ever. All is recorded anew where a row or the mesh grows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS
+from openmm_les.engine.rows import SEARCHED, Rows
 from openmm_les.graph import Graph
 from openmm_les.neighbors import perpendicular_widths
 from openmm_les.units import ANGSTROM_PER_NM
@@ -37,56 +39,6 @@ class NotRecordedError(RuntimeError):
     """A device refused to record a model."""
 
 
-class Rows:
-    """Pairs of a graph in rows of one length, in memory that stays where it is.
-
-    Parameters
-    ----------
-    graph : the first to hold
-    width : pairs in a row
-    """
-
-    def __init__(self, graph: Graph, width: int) -> None:
-        n, device = graph.positions.shape[0], graph.positions.device
-        self.width = width
-        self._length = n * width
-        self._first = torch.arange(n, device=device)
-        # One place more, for what finds none.
-        self._neighbors = torch.zeros(self._length + 1, dtype=torch.int64, device=device)
-        self._shifts = torch.zeros((self._length + 1, 3), dtype=graph.shifts.dtype, device=device)
-        self._real = torch.zeros(self._length + 1, dtype=torch.bool, device=device)
-        self.graph = Graph(
-            positions=graph.positions.detach().clone().requires_grad_(True),
-            numbers=graph.numbers,
-            centers=self._first.repeat_interleave(width),
-            neighbors=self._neighbors[:-1],
-            shifts=self._shifts[:-1],
-            cells=graph.cells.clone(),
-            offsets=graph.offsets,
-            molecules=graph.molecules,
-            molecule_charges=graph.molecule_charges,
-            periodic=graph.periodic,
-            rows=self._real[:-1].view(n, width),
-        )
-
-    def fill(self, graph: Graph) -> Tensor:
-        """Take up another graph of the same atoms; returns how many pairs found no place, scalar."""
-        with torch.no_grad():
-            self.graph.positions.copy_(graph.positions)
-            self.graph.cells.copy_(graph.cells)
-            order = torch.arange(graph.centers.shape[0], device=graph.centers.device)
-            centers = graph.centers.contiguous()
-            place = order - torch.searchsorted(centers, self._first)[centers]
-            fits = place < self.width
-            slots = torch.where(fits, centers * self.width + place, self._length)
-            self.graph.neighbors.copy_(self.graph.centers)
-            self._real.zero_()
-            self._neighbors[slots] = graph.neighbors
-            self._shifts[slots] = graph.shifts
-            self._real[slots] = True
-        return (~fits).sum()
-
-
 class ReplayedForce:
     """Energy and forces of a scripted `PeriodicForce` or `IsolatedForce`, its model replayed.
 
@@ -103,8 +55,13 @@ class ReplayedForce:
         self._host = host
         self._device = module.atoms.device
         self._rows: Rows | None = None
+        self._search: Callable[[], Tensor] | None = None
         self._recorded = False
         self._box: Tensor | None = None
+        # What recorded searches read, nm and Å
+        self._places: Tensor | None = None
+        self._cells = torch.zeros((2, 3, 3), dtype=torch.float64, device=self._device)
+        self._narrowest = math.inf
 
     def __call__(
         self, positions: Tensor, box: Tensor | None, values: Mapping[str, float]
@@ -126,15 +83,15 @@ class ReplayedForce:
         """
         if not bool(torch.isfinite(positions).all()):
             raise RuntimeError(self._module.bad_positions)
-        places = positions.to(self._device)
+        if self._places is None or self._places.shape != positions.shape:
+            self._places = torch.empty_like(positions, device=self._device)
+            self._rows = None
+        places = self._places.copy_(positions)
         cell = None if box is None else box.to(self._device)
-        graph = self._module.graph_of(places, cell)
         self._hold(box)
         while True:
-            if self._rows is None:
-                self._lay_out(graph)
+            homeless = self._find(places, cell)
             assert self._rows is not None
-            homeless = self._rows.fill(graph)
             if not self._recorded:
                 self._record(self._rows.graph)
                 self._recorded = True
@@ -156,19 +113,45 @@ class ReplayedForce:
         self._watch(float(found[2]))
         return value, forces
 
+    def _find(self, places: Tensor, cell: Tensor | None) -> Tensor:
+        """Bring atoms and their neighbours into the rows; how many pairs found no place, scalar."""
+        cutoff = float(self._module.model.cutoff)
+        searched = self._module.atoms.shape[0] <= SEARCHED and self._narrowest > 2.0 * cutoff
+        if self._rows is not None and searched:
+            if self._search is None:
+                self._search = self._recording(partial(self._searched, self._rows, places, cutoff))
+            return self._search()
+        graph = self._module.graph_of(places, cell)
+        if self._rows is None:
+            self._lay_out(graph)
+        assert self._rows is not None
+        return self._rows.fill(graph)
+
+    def _searched(self, rows: Rows, places: Tensor, cutoff: float) -> Tensor:
+        """Of places in nm, what `Rows.search` does."""
+        r = self._module.places(places)
+        if self._box is None:
+            return rows.search(self._module.centred(r, None, None)[0], None, None, cutoff)
+        cell, inverse = self._cells[0], self._cells[1]
+        return rows.search(self._module.centred(r, cell, inverse)[0], cell, inverse, cutoff)
+
     def _lay_out(self, graph: Graph) -> None:
         """Rows long enough for a graph and some more; what is recorded of others is void."""
         counts = torch.bincount(graph.centers, minlength=1)
         width = math.ceil(_ROOM * int(counts.max())) + 2
         logger.info("rows of %d pairs for %d atoms", width, graph.positions.shape[0])
         self._rows = Rows(graph, width)
+        self._search = None
         self._recorded = False
 
     def _hold(self, box: Tensor | None) -> None:
-        """Let the mesh keep the tables of a box where what is recorded finds them."""
+        """Keep a box, and let the mesh keep its tables, where what is recorded finds them."""
         if box is None or (self._box is not None and torch.equal(box, self._box)):
             return
-        cell = (box * ANGSTROM_PER_NM).to(self._device, self._module.molecule_charges.dtype)
+        cell = box * ANGSTROM_PER_NM
+        self._cells.copy_(torch.stack((cell, torch.linalg.inv(cell))))
+        self._narrowest = float(perpendicular_widths(cell).min())
+        cell = cell.to(self._device, self._module.molecule_charges.dtype)
         if self._module.model.electrostatics.mesh.tables.hold(cell):
             self._recorded = False
         self._box = box.clone()
@@ -307,7 +290,6 @@ __all__ = [
     "NotRecordedError",
     "ReplayedEmbedding",
     "ReplayedForce",
-    "Rows",
     "can_replay",
     "replayed_force",
 ]

@@ -11,12 +11,12 @@ import torch
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.engine import cuda_graphs
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE, IsolatedForce, PeriodicForce
-from openmm_les.engine.cuda_graphs import SWITCH, ReplayedEmbedding, ReplayedForce, Rows, can_replay
+from openmm_les.engine.cuda_graphs import SWITCH, ReplayedEmbedding, ReplayedForce, can_replay
 from openmm_les.engine.embedded import LAMBDA_ELECTROSTATICS, IsolatedEmbedded, PeriodicEmbedded
 from openmm_les.engine.field_forces import IsolatedFieldForce
+from openmm_les.engine.rows import SEARCHED
 from openmm_les.engine.surroundings import CouplingSettings, Surroundings
 from openmm_les.models.adapters.convert import convert_mace
-from openmm_les.neighbors import single_graph
 from tests.engine.builders import BOXES, equilibrating_model, quiet_model, water_and_formamide
 from tests.models.adapters.files import REFERENCES, unpack
 
@@ -61,8 +61,10 @@ def check(module, replayed, positions, box, strength=1.0):
     torch.testing.assert_close(module.latest_charges, charges)
 
 
+@pytest.mark.parametrize("searched", [0, SEARCHED])
 @pytest.mark.parametrize("name", BOXES)
-def test_a_replay_is_the_module(name):
+def test_a_replay_is_the_module(name, searched, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "SEARCHED", searched)
     box = BOXES[name]
     module = script_of(box)
     replayed = ReplayedForce(module)
@@ -192,24 +194,3 @@ def test_who_can_be_replayed(monkeypatch):
     assert can_replay(module, torch.device("cuda"))
     monkeypatch.setenv(SWITCH, "0")
     assert not can_replay(module, torch.device("cuda"))
-
-
-def test_pairs_without_a_place_are_counted():
-    cell = torch.eye(3, dtype=torch.float64) * 9.5
-    graph = single_graph(
-        torch.as_tensor(10.0 * POSITIONS),
-        torch.tensor(NUMBERS),
-        cell,
-        torch.tensor(MOLECULES),
-        torch.zeros(2, dtype=torch.float64),
-        4.5,
-    )
-    most = int(torch.bincount(graph.centers).max())
-    rows = Rows(graph, most)
-    assert int(rows.fill(graph)) == 0
-    real = rows.graph.rows.view(-1)
-    assert torch.equal(rows.graph.neighbors[real], graph.neighbors)
-    assert torch.equal(rows.graph.shifts[real], graph.shifts)
-    few = Rows(graph, most - 2)
-    counts = torch.bincount(graph.centers)
-    assert int(few.fill(graph)) == int((counts - (most - 2)).clamp(min=0).sum())
