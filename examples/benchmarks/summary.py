@@ -32,6 +32,8 @@ SECTIONS: dict[str, dict[str, Reader]] = {
     "Shipped models on held-out molecules": {
         "peptide-gfn2-small-test": result_rows.shipped_model,
         "peptide-gfn2-small-seed1-test": result_rows.shipped_model,
+        "peptide-gfn2-small-third-run-test": result_rows.shipped_model,
+        "peptide-gfn2-small-third-run-seed1-test": result_rows.shipped_model,
         "peptide-gfn2-small-probes": result_rows.shipped_model,
         "peptide-gfn2-small-contacts": result_rows.shipped_model,
         "peptide-gfn2-small-near": result_rows.shipped_model,
