@@ -18,6 +18,11 @@ _LONG_HYDROGEN_BOND = 1.5  # Å, from a hydrogen to its nearest atom; 0.74 to 1.
 _SAME_ENERGY = 0.01  # eV per atom, between labels of the same positions
 _SAMPLE = 300  # configurations or pairs of them that are looked at more closely
 _LEAST_SLOPE = 0.65  # of energies against the work of the forces, or over it: atomic units are off by 1.89
+# Hartree, of free atoms with all their electrons: Chakravorty et al., Phys. Rev. A 47, 3649 (1993).
+_ATOMS_IN_HARTREE = {
+    1: -0.5, 6: -37.845, 7: -54.589, 8: -75.067, 9: -99.734, 15: -341.259, 16: -398.110, 17: -460.148,
+}  # fmt: skip
+_BOUND = 0.03  # of that at most is what molecules add to their atoms, relativity to sulphur included
 _RARE = 10  # configurations below which an element or a charge is called rare
 
 
@@ -109,6 +114,7 @@ def check_configurations(
     if not first.all():
         dropped |= _repetitions(c, repeated)
         c = c.select(first)
+    _check_energy_scale(c)
     _check_energies_against_forces(c)
     groups, sizes = np.unique(c.group, return_counts=True)
     labels = {
@@ -229,6 +235,23 @@ def _repetitions(c: Configurations, repeated: np.ndarray) -> dict[str, int]:
         first = c.name[later[apart][0]]
         found[f"the same positions as another one, but another energy (first {first})"] = int(apart.sum())
     return {reason: count for reason, count in found.items() if count}
+
+
+def _check_energy_scale(c: Configurations) -> None:
+    """Total energies of all electrons are not in hartree: in eV they are 27 times the sum of such atoms.
+
+    Forces would not tell where they are in hartree/Å, which go with hartree.
+    """
+    atoms = np.zeros(119)
+    atoms[list(_ATOMS_IN_HARTREE)] = list(_ATOMS_IN_HARTREE.values())
+    known = np.logical_and.reduceat(atoms[c.numbers] != 0.0, c.offsets[:-1])
+    chosen = known & np.logical_or.reduceat(c.numbers > 1, c.offsets[:-1])
+    ratio = c.energy[chosen] / np.add.reduceat(atoms[c.numbers], c.offsets[:-1])[chosen]
+    if len(ratio) and (np.abs(ratio - 1.0) < _BOUND).all():
+        raise DataError(
+            f"energies are {np.median(ratio):.3f} times those of free atoms with all electrons in hartree: are "
+            "they in eV? (--energy-unit hartree says so if not; see to --force-unit, too)"
+        )
 
 
 def _check_energies_against_forces(c: Configurations) -> None:

@@ -161,9 +161,18 @@ def split_configurations(
 ) -> Configurations:
     """The same with a split for everyone: the file's own, or drawn by molecule.
 
-    The molecule is the part of ``name`` before the slash. Of configurations without a name, and where there
-    are fewer than ten molecules, frames are drawn instead, and a warning says so.
+    The molecule is the part of ``name`` before the slash; it goes where other frames of it are said to be.
+    Of configurations without a name, and where there are fewer than ten molecules, frames are drawn instead,
+    and a warning says so.
+
+    Raises
+    ------
+    DataError
+        A file says something else than train, valid or test, or there is nothing to draw from.
     """
+    unknown = sorted(set(configurations.split.tolist()) - {"", *SPLITS})
+    if unknown:
+        raise DataError(f"`split` must be {', '.join(SPLITS)} or empty; got {', '.join(unknown)}")
     if (configurations.split != "").all():
         return configurations
     if not 0.0 < valid_fraction < 1.0:
@@ -186,15 +195,24 @@ def split_configurations(
     kinds = np.unique(molecules)
     held_out = np.random.default_rng(seed).permutation(kinds)[: max(1, round(valid_fraction * len(kinds)))]
     drawn = np.where(np.isin(molecules, held_out), "valid", "train")
-    return replace(configurations, split=np.where(configurations.split == "", drawn, configurations.split))
+    said: dict[str, set[str]] = {}
+    for molecule, split in zip(molecules.tolist(), configurations.split.tolist()):
+        said.setdefault(molecule, set()).update({split} - {""})
+    followed = [
+        next(iter(s)) if len(s := said[m]) == 1 else d for m, d in zip(molecules.tolist(), drawn.tolist())
+    ]
+    return replace(configurations, split=np.where(configurations.split == "", followed, configurations.split))
 
 
-def fingerprint(configurations: Configurations) -> str:
-    """The same for the same configurations and energies and forces, whatever file they are in."""
-    c = configurations
+def fingerprint(*parts: Configurations) -> str:
+    """The same for the same configurations, labels and groups, whatever files they are in."""
     found = hashlib.sha256()
-    for values in (c.offsets, c.numbers, c.positions, c.forces, c.energy, c.total_charge):
-        found.update(np.ascontiguousarray(values).tobytes())
+    for part in parts:
+        for field in fields(part):
+            if field.name in ("name", "split"):
+                continue
+            values = np.ascontiguousarray(getattr(part, field.name))
+            found.update("\n".join(values).encode() if values.dtype.kind == "U" else values.tobytes())
     return found.hexdigest()
 
 

@@ -12,7 +12,7 @@ from ase import Atoms
 
 from openmm_les.exceptions import DataError
 from openmm_les.training.data import Configurations, make_configurations
-from openmm_les.training.labels import OWN_UNITS, FileUnits, LabelFormat, forces_from, in_born_order
+from openmm_les.training.labels import FileUnits, LabelFormat, forces_from, in_born_order
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 # Words with which the attribute `units` of a flat file begins its entries.
@@ -34,7 +34,7 @@ def read_hdf5(path: Path, labels: LabelFormat, say: Callable[[str], None]) -> Co
     (dE/dstrain), ``born_charges`` or ``bec``, ``group``, ``name`` and ``split`` may be, and, of all atoms,
     ``molecules`` (indices within a configuration) with ``molecule_charges`` (e, of the atom's molecule):
     without them bonds tell molecules, which torn ones have not. Units stand in an attribute ``units`` of
-    each array, or of the file: "energy eV; forces eV/Angstrom; …".
+    each array, or of the file, by array or by kind: "positions Angstrom; energy eV; forces eV/Angstrom; …".
 
     SPICE: a group for each molecule with ``atomic_numbers``, ``conformations``, ``smiles``,
     ``dft_total_energy``, ``dft_total_gradient`` and units as attributes (Eastman et al., Sci. Data 10,
@@ -73,7 +73,7 @@ def _declared_units(file: h5py.File) -> dict[str, str]:
     text = str(file.attrs.get("units", ""))
     for entry in re.split("[;,]", text):
         words = entry.replace(":", " ").replace("=", " ").split()
-        if len(words) >= 2 and words[0] in _KINDS:
+        if len(words) >= 2 and (words[0] in _KINDS or words[0] in file):
             declared[words[0]] = words[1]
     if text.strip() and not declared:
         raise DataError(
@@ -120,22 +120,19 @@ def _flat(
             f"{' to '.join(map(str, offsets[[0, -1]])) if len(offsets) else 'nothing'}{where}"
         )
     stress_key = optional["stress"]
-    units = FileUnits(
-        path,
-        labels,
-        {
-            kind: declared[key]
-            for kind, key in (
-                ("length", "positions"),
-                ("energy", energy_key),
-                ("force", forces_key),
-                ("dipole", optional["dipole"]),
-                ("stress", stress_key),
-            )
-            if key in declared
-        },
-        {**OWN_UNITS, "stress": "eV" if stress_key == "virial" else OWN_UNITS["stress"]},
-    )
+    names = {
+        "length": "positions",
+        "energy": energy_key,
+        "force": forces_key,
+        "dipole": optional["dipole"],
+        "stress": stress_key,
+    }
+    # "energy hartree" speaks of an array of another name, too, unless there is one called energy; a virial
+    # is no stress.
+    words = [word for word in declared if word not in arrays and word in _KINDS and word != "virial"]
+    of_kind = {_KINDS[word]: declared[word] for word in words}
+    of_array = {kind: declared[key] for kind, key in names.items() if key in declared}
+    units = FileUnits(path, labels, {**of_kind, **of_array})
     length = units.factor("length")
     cell = arrays.get("cell", np.zeros((n, 3, 3))).astype(np.float64) * length
     stress = arrays[stress_key].astype(np.float64) if stress_key else None

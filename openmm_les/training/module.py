@@ -60,7 +60,7 @@ class LESTraining(pl.LightningModule):
         self.average.requires_grad_(False)
         self.settings = settings
         self.train_data, self.shares, self.valid_data = train, shares, valid
-        self.fingerprint = fingerprint(train.configurations)
+        self.fingerprint = fingerprint(train.configurations, valid.configurations)
         self.directory = directory
         self.metadata = metadata
         self.best = float("inf")
@@ -209,7 +209,7 @@ class LESTraining(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         errors, others = self._predictions.errors(), self._predictions.label_errors()
         found = np.array(self._molecule_errors).reshape(-1, 2)
-        others["molecule"] = found.prod(1).sum() / found[:, 1].sum() if found[:, 1].any() else math.nan
+        others["molecule"] = float(found.prod(1).sum() / found[:, 1].sum()) if found[:, 1].any() else math.nan
         weights = self._weights(0.0)  # of one kind throughout, to compare validations
         spread = self._predictions.charge_spread().get("all", float("nan"))
         dipole = self._predictions.dipole_agreement(self.valid_data.configurations.total_charge == 0.0)
@@ -218,6 +218,10 @@ class LESTraining(pl.LightningModule):
             ("stress", "dipole", "born_charges", "molecule", "polarizability"), weights[2:]
         ):
             loss += 0.0 if math.isnan(others[name]) else weight * others[name]
+        if self.trainer.world_size > 1:
+            # All processes validate all data, but a GPU rounds differently each time, and which
+            # validation was the best decides when each of them stops.
+            loss = self.trainer.strategy.broadcast(loss)
         self._row = {
             "step": self.trainer.global_step,
             "minutes": self.elapsed() / 60.0,
@@ -272,7 +276,7 @@ class LESTraining(pl.LightningModule):
         own = checkpoint["openmm_les"]
         if own["data"] != self.fingerprint:
             raise RunError(
-                "the training data are not those the run was started with: a resumed run would be neither's. "
+                "the data are not those the run was started with: a resumed run would be neither's. "
                 "Put them back, or start a new run from its model with --init"
             )
         self._elapsed, self.best, self.recent = own["elapsed"], own["best"], dict(own["recent"])

@@ -81,8 +81,12 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
         "polarizability": settings.polarizability_labels,
     }
     for label in (name for name, wanted in asked.items() if wanted):
-        if not np.isfinite(getattr(train, label)).any():
-            raise DataError(f"the training data hold no labels of `{label}` to train on")
+        labels = getattr(train, label)
+        if label in ("dipole", "polarizability"):  # those of a cell are none, see `GraphData`
+            labels = labels[~(train.cell != 0.0).any((1, 2))]
+        if not np.isfinite(labels).any():
+            where = " of isolated systems" if len(labels) < len(train) else ""
+            raise DataError(f"the training data hold no labels of `{label}`{where} to train on")
     unseen = sorted(set(valid.numbers.tolist()) - set(train.numbers.tolist()))
     if unseen:
         raise DataError(
@@ -114,6 +118,11 @@ def prepare(settings: TrainingSettings, directory: Path, console: Console) -> LE
                 equilibrate_charges(initial, gain=settings.charge_gain, conserve=settings.conserve)
         give_multipoles(initial, settings)
         give_charge_embedding(initial, settings)
+        if not settings.short_range_only and isinstance(initial.charge_module(), NoCharges):
+            raise DataError(
+                f"{Path(settings.init).name} has no latent charges to train: `short_range_only` trains it as "
+                "it is, `equilibration` gives it charges"
+            )
     cutoff = settings.cutoff if initial is None else initial.cutoff
     with console.status("finding neighbours"):
         train_graphs = GraphData(train_set, cutoff, dtype=dtype)

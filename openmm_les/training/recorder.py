@@ -100,10 +100,9 @@ class Recorder(Callback):
         # A step that ends with a validation is saved after it, so that resuming does not skip it.
         if module.validation_due():
             return
-        if trainer.world_size > 1:  # a signal reaches processes at different steps
-            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
-        if self.interrupted or module.elapsed() - self._last_save > self.save_seconds:
-            self._save(trainer, module)
+        stop = self._asked_to_stop(trainer)
+        if stop or module.elapsed() - self._last_save > self.save_seconds:
+            self._save(trainer, module, stop)
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         if trainer.sanity_checking:
@@ -136,7 +135,13 @@ class Recorder(Callback):
             )
             if self.tensorboard:
                 self._write_tensorboard(row)
-        self._save(trainer, module)
+        self._save(trainer, module, self._asked_to_stop(trainer))
+
+    def _asked_to_stop(self, trainer: Trainer) -> bool:
+        """Whether any process was interrupted: signals reach them at different steps, or one of them only."""
+        if trainer.world_size > 1:
+            return trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        return self.interrupted
 
     def _write_tensorboard(self, row: dict[str, float]) -> None:
         from tensorboardX import SummaryWriter
@@ -147,11 +152,11 @@ class Recorder(Callback):
                 tag = f"{kind}/{name}" if kind in ("train", "valid") else key
                 writer.add_scalar(tag, row[key], int(row["step"]))
 
-    def _save(self, trainer: Trainer, module: Any) -> None:
+    def _save(self, trainer: Trainer, module: Any, stop: bool) -> None:
         # Lightning writes to a temporary file first, so a crash keeps the previous checkpoint.
         trainer.save_checkpoint(self.directory / LAST)
         self._last_save = module.elapsed()
-        if self.interrupted:
+        if stop:
             raise Interrupted
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

@@ -121,7 +121,9 @@ def resume_training(directory: Path, *, console: Console | None = None) -> bool:
 def _strategy(settings: TrainingSettings) -> str:
     """How processes share the work; charges join in late, so that some weights have no gradient at first."""
     several = settings.devices * settings.nodes > 1
-    return "ddp_find_unused_parameters_true" if several and settings.strategy == "auto" else settings.strategy
+    if several and settings.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return settings.strategy
 
 
 def _finish(module: LESTraining, settings: TrainingSettings, directory: Path, console: Console) -> None:

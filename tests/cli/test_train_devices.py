@@ -21,7 +21,7 @@ def test_two_processes_train_one_model(tmp_path):
     sizes = ["--channels", "8", "--message-channels", "4", "--layers", "1", "--cutoff", "4"]
     run = [sys.executable, str(command), "train"]
     options = ["--max-steps", "8", "--validate-every", "4", "--batch-atoms", "24", *sizes]
-    devices = ["--accelerator", "cpu", "--devices", "2", "--charge-start", "0.5"]
+    devices = ["--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "--charge-start", "0.5"]
     new = [*run, str(data), "-o", str(tmp_path / "run"), *options, *devices]
     done = subprocess.run(new, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

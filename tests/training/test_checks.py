@@ -50,6 +50,17 @@ def test_labels_in_other_units_are_refused():
         check_configurations(replace(toy, forces=toy.forces * 964.85))
 
 
+def test_total_energies_in_hartree_are_refused():
+    """With forces in hartree/Å, which agree with them."""
+    toy = toy_configurations(12)
+    energy = toy.energy - np.mean(toy.energy / toy.sizes) * toy.sizes - 76.4 * units.Hartree * toy.sizes / 3
+    in_hartree = replace(toy, energy=energy / units.Hartree, forces=toy.forces / units.Hartree)
+    with pytest.raises(DataError, match=r"energies are 1\.00\d times .* in hartree: are they"):
+        check_configurations(in_hartree)
+    checked, _ = check_configurations(replace(toy, energy=energy))
+    assert len(checked) == 12
+
+
 def test_elements_the_model_does_not_know_are_refused():
     with pytest.raises(DataError, match="the data hold O; the model knows H C"):
         check_configurations(toy_configurations(3), elements=[1, 6])

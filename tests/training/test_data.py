@@ -69,6 +69,20 @@ def test_split_is_by_molecule():
     assert not held_out & trained
 
 
+def test_frames_follow_those_of_their_molecule_that_have_a_split():
+    toy = toy_configurations(60)
+    names = np.array([f"M{i // 3}/{i % 3}" for i in range(60)])
+    split = np.array(
+        ["test" if i < 3 else "valid" if i == 6 else "train" if i == 9 else "" for i in range(60)]
+    )
+    split[1] = ""
+    data = split_configurations(replace(toy, name=names, split=split), valid_fraction=0.5)
+    assert data.split[:3].tolist() == ["test"] * 3
+    assert data.split[6:12].tolist() == ["valid"] * 3 + ["train"] * 3
+    with pytest.raises(DataError, match="`split` must be train, valid, test or empty; got dev, val"):
+        split_configurations(replace(toy, split=np.array(["train", "val", "dev"] * 20)))
+
+
 def test_configurations_without_a_name_are_drawn_one_by_one(caplog):
     toy = toy_configurations(60)
     names = np.array([f"M{i}" if i < 20 else "" for i in range(60)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,11 @@ def test_a_model_without_charges(data, tmp_path):
     assert out.energy_long_range == 0.0 and (out.latent_charges == 0.0).all()
     assert np.abs(out.forces).max() > 0.0
     assert "no latent charges" in card_of(tmp_path / "run")
+    further = TrainingSettings(data=(data,), init=str(tmp_path / "run" / MODEL), **STEPS)
+    with pytest.raises(DataError, match=r"model\.safetensors has no latent charges"):
+        train(further, tmp_path / "further", console=_quiet())
+    for settings in (replace(further, short_range_only=True), replace(further, equilibration=True)):
+        assert train(settings, tmp_path / f"further-{settings.equilibration}", console=_quiet())
     assert evaluate_model(tmp_path / "run" / MODEL, [data], split="valid")["warnings"] == []
 
 
@@ -150,6 +156,9 @@ def test_isolated_and_periodic_systems_train_together(tmp_path):
     settings = TrainingSettings(data=(str(data),), stress=True, **STEPS)
     with pytest.raises(DataError, match="no labels of `stress`"):
         train(settings, tmp_path / "none", console=_quiet())
+    cells = TrainingSettings(data=(str(data),), groups="water3", dipoles=True, **STEPS)
+    with pytest.raises(DataError, match="no labels of `dipole` of isolated systems"):
+        train(cells, tmp_path / "none", console=_quiet())
     import h5py
 
     with h5py.File(data, "a") as file:

@@ -78,7 +78,7 @@ def test_units_that_the_file_declares_are_converted(tmp_path):
     other.forces = toy.forces / (units.kcal / units.mol)
     path = write_hdf5(tmp_path / "toy.h5", other)
     with h5py.File(path, "a") as file:
-        file.attrs["units"] = "energy kcal/mol; dipole e*Angstrom"
+        file.attrs["units"] = "positions Angstrom; energy kcal/mol; dipole e*Angstrom"
         file["forces"].attrs["units"] = "kcal/mol/angstrom"
     same(read_configurations(path), toy, atol=1e-10)
     with pytest.raises(DataError, match="declares energy in kcal/mol, --energy-unit says eV"):
@@ -89,11 +89,36 @@ def test_units_that_the_file_declares_otherwise(tmp_path):
     toy = toy_configurations(6)
     path = write_hdf5(tmp_path / "toy.h5", replace(toy, energy=toy.energy / units.Hartree))
     with h5py.File(path, "a") as file:
-        file.attrs["units"] = "energy: hartree, forces: eV/Angstrom"
+        file.attrs["units"] = "positions: Å, energy: hartree, forces: eV/Angstrom, dipole: e*Å"
     same(read_configurations(path), toy, atol=1e-10)
     with h5py.File(path, "a") as file:
         file.attrs["units"] = "in hartree"
     with pytest.raises(DataError, match=r"attribute `units` .* is 'in hartree'; write as in"):
+        read_configurations(path)
+
+
+def test_units_of_flat_files_reach_labels_of_other_names(tmp_path):
+    toy = toy_configurations(6)
+    labels = LabelFormat(energy_key="dft_energy")
+    path = write_hdf5(tmp_path / "toy.h5", toy)
+    for entry in ("dft_energy hartree", "energy hartree"):
+        with h5py.File(path, "a") as file:
+            file.pop("dft_energy", None)
+            file["dft_energy"] = toy.energy / units.Hartree
+            file.pop("energy", None)
+            file.attrs["units"] = f"positions Å; {entry}; forces eV/Å; dipole e*Å"
+        same(read_configurations(path, labels), toy, atol=1e-10)
+    with h5py.File(path, "a") as file:
+        file["energy"] = toy.energy  # which the entry is about, then
+    with pytest.raises(DataError, match="does not say in which unit energy is: give --energy-unit"):
+        read_configurations(path, labels)
+
+
+def test_flat_files_say_their_units(tmp_path):
+    path = write_hdf5(tmp_path / "toy.h5", toy_configurations(3))
+    with h5py.File(path, "a") as file:
+        del file.attrs["units"]
+    with pytest.raises(DataError, match="does not say in which unit length is: give --length-unit"):
         read_configurations(path)
 
 

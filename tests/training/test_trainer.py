@@ -74,7 +74,15 @@ def test_errors_fall_and_the_best_model_is_kept(data, tmp_path):
 
 
 def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch):
-    settings = TrainingSettings(data=(data,), max_steps=16, validate_every=6, save_minutes=1e-9, **SMALL)
+    settings = TrainingSettings(
+        data=(data,),
+        max_steps=16,
+        validate_every=6,
+        save_minutes=1e-9,
+        dipoles=True,
+        molecule_weight=1.0,
+        **SMALL,
+    )
     assert train(settings, tmp_path / "whole", console=_quiet())
 
     from openmm_les.training.trainer import LESTraining
@@ -157,11 +165,15 @@ def test_a_run_is_not_overwritten(data, tmp_path):
 def test_a_run_resumes_with_the_data_it_has_only(data, tmp_path):
     settings = TrainingSettings(data=(data,), max_steps=2, **SMALL)
     assert train(settings, tmp_path / "run", console=_quiet())
-    other = toy_configurations(24)
-    other.energy += 5.0
-    write_hdf5(Path(data), other)
-    with pytest.raises(RunError, match="not those the run was started with"):
-        resume_training(tmp_path / "run", console=_quiet())
+    for name, split in (("energy", "train"), ("dipole", "train"), ("forces", "valid"), ("group", "train")):
+        other = toy_configurations(24)
+        first = int(np.flatnonzero(other.split == split)[0])
+        values = getattr(other, name)
+        place = other.atoms_of(first) if name == "forces" else first
+        values[place] = "water4" if name == "group" else values[place] + 0.1
+        write_hdf5(Path(data), other)
+        with pytest.raises(RunError, match="not those the run was started with"):
+            resume_training(tmp_path / "run", console=_quiet())
 
 
 def test_a_device_that_is_not_there_leaves_nothing_behind(data, tmp_path):

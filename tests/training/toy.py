@@ -86,6 +86,10 @@ def write_hdf5(path: Path, c: Configurations, leave_out: tuple[str, ...] = ()) -
     """The flat-array layout that training reads."""
     with h5py.File(path, "w") as file:
         file.attrs["level"] = "springs and point charges"
+        file.attrs["units"] = (
+            "positions Angstrom; energy eV; forces eV/Angstrom; dipole e*Angstrom; "
+            "stress eV/Angstrom^3; virial eV"
+        )
         file["atomic_numbers"] = c.numbers.astype(np.uint8)
         for name in (
             "offsets", "positions", "forces", "energy", "cell", "total_charge", "dipole", "born_charges",
