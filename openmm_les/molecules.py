@@ -76,6 +76,21 @@ def spanning_bonds(bonds: np.ndarray, n_atoms: int) -> np.ndarray:
     return np.ascontiguousarray(tree[tree[:, 0] != n_atoms], dtype=np.int32)
 
 
+def whole_images(tree: np.ndarray, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Numbers of cell vectors to add to atoms so that molecules are whole, [n_atoms, 3].
+
+    Parameters
+    ----------
+    tree : of `spanning_bonds`
+    positions, cell : [n_atoms, 3] and [3, 3], rows are vectors, in one unit
+    """
+    images = np.zeros_like(positions)
+    inverse = np.linalg.inv(cell)
+    for known, new in tree:
+        images[new] = images[known] - np.round((positions[new] - positions[known]) @ inverse)
+    return images
+
+
 def bonded_molecules(
     positions: np.ndarray, numbers: np.ndarray, cell: Optional[np.ndarray] = None
 ) -> np.ndarray:

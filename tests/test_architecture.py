@@ -18,6 +18,7 @@ LAYERS = {
     "exceptions": 0,
     "elements": 0,
     "memory": 0,
+    "folders": 1,
     "graph": 1,
     "neighbors": 1,
     "pairs": 1,

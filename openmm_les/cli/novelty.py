@@ -47,7 +47,7 @@ class NoveltyWatch:
         box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
         novelty = self._reader.novelty(positions, box)
         worst = int(np.argmax(novelty))
-        if novelty[worst] > NOVEL and not self._said:
+        if not novelty[worst] <= NOVEL and not self._said:  # not a number is novel, too
             self._said = True
             atom = self._atoms[int(self._reader.atoms[worst])]
             self._say(

@@ -30,6 +30,7 @@ from openmm_les.engine.run_directory import (
     write_pdb,
 )
 from openmm_les.exceptions import RunError
+from openmm_les.folders import sole_process
 
 if TYPE_CHECKING:  # a run of a force field alone needs no torch
     from openmm_les.engine.field_energy import FieldEnergy
@@ -55,7 +56,7 @@ def start_run(settings: Settings, output: Path) -> int:
     log_to_stderr()
     directory = RunDirectory(output, settings.format)
     stop = dynamics.StopRequest()
-    with directory.reserve(), stop.listen():
+    with directory.reserve(), sole_process(directory.path), stop.listen():
         structure = _prepare(settings)
         topology = structure.topology
         ml_atoms = select_atoms(topology, settings.ml)
@@ -105,7 +106,7 @@ def resume_run(path: Path, steps: int | None, picoseconds: float | None) -> int:
             "weights have changed. Resume with those, or start a new run"
         )
     stop = dynamics.StopRequest()
-    with stop.listen():
+    with sole_process(path), stop.listen():
         topology = topology_from_json(directory.topology.read_text())
         mm_system = None
         if settings.ml != ALL:
@@ -255,7 +256,7 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
             molecules.topology,
             model,
             route=settings.route,
-            total_charge=settings.charge or 0.0,
+            total_charge=_total_charge(settings, molecules.topology),
             precision=precision,
             electric_field=settings.electric_field,
         )
@@ -272,6 +273,22 @@ def _build_system(settings: Settings, molecules: Molecules) -> openmm.System:
         precision=precision,
         electric_field=settings.electric_field,
     )
+
+
+def _total_charge(settings: Settings, topology: app.Topology) -> float:
+    """Total charge of a system that is all ML, e: as given, or 0 where no valence speaks against it."""
+    if settings.charge is not None:
+        return settings.charge
+    from openmm_les.engine.topology import atomic_numbers, topology_bonds
+    from openmm_les.molecules import formal_charges
+
+    bonds = np.array(topology_bonds(topology), dtype=np.int64).reshape(-1, 2)
+    formal = float(np.sum(formal_charges(np.array(atomic_numbers(topology)), bonds)))
+    if math.isfinite(formal) and formal != 0.0:
+        raise ValueError(
+            f"the ML atoms carry {formal:+g} e by their valences: give their total charge with --charge"
+        )
+    return 0.0
 
 
 def _settle(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from openmm_les.cli.given import given_options
-from openmm_les.cli.settings import DEFAULT_FORCE_FIELD, Settings, steps_of
+from openmm_les.cli.settings import ALL, DEFAULT_FORCE_FIELD, NONE, Settings, steps_of
 
 
 class Ensemble(str, Enum):
@@ -52,6 +52,32 @@ class Embedding(str, Enum):
 
 
 _RESUMABLE = {"resume", "steps", "ps"}
+
+
+def _check_heeded(given: set[str], settings: Settings) -> None:
+    """Refuse options that the run would pass over.
+
+    Raises
+    ------
+    ValueError
+        naming the option and what it needs
+    """
+    solvate = (settings.solvate, "goes with --solvate")
+    force_field = (settings.ml != ALL or settings.solvate, "is of a force field, which --ml all does without")
+    needs = {
+        "padding": solvate,
+        "ionic_strength": solvate,
+        "pressure": (settings.ensemble == "npt", "goes with --ensemble npt"),
+        "force_field": (
+            force_field if len(settings.structure) == 1 else (False, "is not read beside an Amber topology")
+        ),
+        "cutoff": (settings.ml != ALL, force_field[1]),
+        "embedding": (settings.ml != NONE, "is of an ML region, which --ml none does without"),
+    }
+    for name in sorted(given & needs.keys()):
+        heeded, reason = needs[name]
+        if not heeded:
+            raise ValueError(f"--{name.replace('_', '-')} {reason}")
 
 
 def simulate(
@@ -112,7 +138,9 @@ def simulate(
     minimize: Annotated[bool, typer.Option(help="Minimise the energy before the run.")] = True,
     minimize_iterations: Annotated[int, typer.Option(help="At most this many iterations.")] = 200,
     platform: Annotated[str | None, typer.Option(help="OpenMM platform. [default: the fastest]")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Of a GPU platform.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of a GPU platform; double of the model, too.")
+    ] = None,
     route: Annotated[Route, typer.Option(help="Way of the model into OpenMM.")] = Route.auto,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all]")] = None,
     trajectory_format: Annotated[TrajectoryFormat, typer.Option("--format", help="Of the trajectory.")] = (
@@ -173,6 +201,7 @@ def simulate(
         frame_interval=frame_interval,
         checkpoint_seconds=checkpoint_seconds,
     )
+    _check_heeded(given_options(ctx), settings)
     from openmm_les.cli.runner import start_run
 
     raise typer.Exit(start_run(settings, output))

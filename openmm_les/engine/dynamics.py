@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import openmm
 from openmm import app, unit
 
@@ -202,8 +203,12 @@ class Run:
     def start(self) -> None:
         """Open new output files, and write the row and the checkpoint of step 0."""
         self._open(resume=False)
-        self._report(0, speed=None)
-        self._checkpoint()
+        try:
+            self._report(0, speed=None)
+            self._checkpoint()
+        except RunError:
+            self.close()
+            raise
 
     def resume(self) -> None:
         """Load the checkpoint and cut the output files back to it.
@@ -237,8 +242,19 @@ class Run:
         return int(self.context.getStepCount())
 
     def state(self) -> openmm.State:
-        """Positions, molecules wrapped into the box, and the box."""
-        return self.context.getState(positions=True, enforcePeriodicBox=True)
+        """Positions, molecules wrapped into the box where there is one, and the box.
+
+        Raises
+        ------
+        RunError
+            when a position is not finite
+        """
+        # OpenMM wraps without asking: into its default box of 2 nm where there is none.
+        periodic = self.context.getSystem().usesPeriodicBoundaryConditions()
+        state = self.context.getState(positions=True, enforcePeriodicBox=periodic)
+        if not np.isfinite(state.getPositions(asNumpy=True)).all():
+            raise self._unstable(self.step, "positions are not finite")
+        return state
 
     def advance(self, progress: Callable[[int, EnergyRow | None], None]) -> None:
         """Run to the end of the plan, or until a stop is requested; leaves a checkpoint behind.
@@ -263,6 +279,8 @@ class Run:
             try:
                 integrator.step(count)
             except openmm.OpenMMException as error:
+                if self.stop:  # a second Ctrl-C in the middle of a force call of Python's
+                    raise KeyboardInterrupt from error
                 raise self._unstable(step, str(error)) from error
             now = time.perf_counter()
             step += count

@@ -6,13 +6,16 @@ import gzip
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openmm
 from openmm import Vec3, app, unit
+
+from openmm_les.engine.topology import topology_bonds
+from openmm_les.molecules import spanning_bonds, whole_images
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,19 @@ def read_structure(paths: Sequence[Path]) -> Structure:
             f"{paths[-1]}: the coordinates of atom {index} ({atom.residue.name} {atom.residue.id}"
             f" {atom.name}) are not finite"
         )
-    return structure
+    return _whole(structure)
+
+
+def _whole(structure: Structure) -> Structure:
+    """The same with whole molecules: barostats move molecules as they stand, torn ones apart."""
+    box = structure.topology.getPeriodicBoxVectors()
+    if box is None:
+        return structure
+    cell = np.array(box.value_in_unit(unit.nanometer))
+    bonds = np.array(topology_bonds(structure.topology), dtype=np.int64).reshape(-1, 2)
+    tree = spanning_bonds(bonds, len(structure.positions))
+    images = whole_images(tree, structure.positions, cell)
+    return replace(structure, positions=structure.positions + images @ cell)
 
 
 def load_force_field(names: Sequence[str]) -> app.ForceField:

@@ -17,11 +17,17 @@ import openmm
 from openmm import app, unit
 
 from openmm_les.engine.force_reader import MLForceReader
-from openmm_les.molecules import spanning_bonds
+from openmm_les.molecules import connected_molecules, spanning_bonds, whole_images
 from openmm_les.records import Quantity, RecordWriter
 from openmm_les.units import ANGSTROM_PER_NM
 
 _PICOSECONDS = unit.picosecond
+_BAROSTATS = (
+    openmm.MonteCarloBarostat,
+    openmm.MonteCarloAnisotropicBarostat,
+    openmm.MonteCarloFlexibleBarostat,
+    openmm.MonteCarloMembraneBarostat,
+)
 
 
 class _Reporter:
@@ -153,9 +159,10 @@ class DipoleReporter(_Reporter):
     """Dipole of the ML atoms: ``observables/dipole``, e·Å, and ``observables/volume``, Å³.
 
     Of their charges and, where the model has them, latent dipoles, induced ones included. About
-    their centre of mass where they carry a net charge. OpenMM's positions are not wrapped, so that
-    the dipole stays on the branch on which it starts, ions included; molecules are made whole by the
-    topology's bonds. `openmm_les.analysis.dipoles.DipoleSeries` reads the file.
+    their centre of mass where they carry a net charge. Molecules are made whole by the topology's bonds, and
+    the dipole stays on the branch on which it starts, ions included: OpenMM's positions are not wrapped.
+    Barostats do put molecules back into the box: under one molecules are followed from report to report,
+    between which none may move half a box. `openmm_les.analysis.dipoles.DipoleSeries` reads the file.
 
     Parameters
     ----------
@@ -164,6 +171,8 @@ class DipoleReporter(_Reporter):
     """
 
     _images: np.ndarray | None = None
+    _molecules: np.ndarray | None = None
+    _fractions: np.ndarray | None = None
     _weights: np.ndarray | None = None
 
     def _quantities(self, reader: MLForceReader) -> list[Quantity]:
@@ -177,9 +186,7 @@ class DipoleReporter(_Reporter):
         places = positions[reader.atoms] * ANGSTROM_PER_NM
         cell = box * ANGSTROM_PER_NM
         if reader.periodic:
-            if self._images is None:
-                self._images = _images(reader, simulation, places, cell)
-            places = places + self._images @ cell
+            places = self._followed(places, cell, reader, simulation)
         if self._weights is None:
             masses = np.array([_mass(simulation.system, int(i)) for i in reader.atoms])
             self._weights = masses / masses.sum()
@@ -187,6 +194,25 @@ class DipoleReporter(_Reporter):
         if reader.periodic:
             row["observables/volume"] = abs(np.linalg.det(cell))
         return row
+
+    def _followed(
+        self, places: np.ndarray, cell: np.ndarray, reader: MLForceReader, simulation: app.Simulation
+    ) -> np.ndarray:
+        """Molecules whole, and where they have moved to from the report before, [n_ml, 3]."""
+        fractions = places @ np.linalg.inv(cell)
+        if self._images is None:
+            place = {int(atom): k for k, atom in enumerate(reader.atoms)}
+            bonds = [(place.get(b[0].index), place.get(b[1].index)) for b in simulation.topology.bonds()]
+            inside = np.array([b for b in bonds if None not in b], dtype=np.int64).reshape(-1, 2)
+            self._images = whole_images(spanning_bonds(inside, len(places)), places, cell)
+            if any(isinstance(force, _BAROSTATS) for force in simulation.system.getForces()):
+                self._molecules = connected_molecules(inside, len(places))
+        elif self._molecules is not None:
+            firsts = np.unique(self._molecules, return_index=True)[1]
+            moved = (fractions + self._images - self._fractions)[firsts]
+            self._images = self._images - np.round(moved)[self._molecules]
+        self._fractions = fractions + self._images
+        return places + self._images @ cell
 
 
 class EnergyTermReporter(_Reporter):
@@ -212,21 +238,6 @@ class EnergyTermReporter(_Reporter):
         row = {f"observables/energy_{name}": value for name, value in terms.items()}
         total = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         return {**row, "observables/potential_energy": total}
-
-
-def _images(
-    reader: MLForceReader, simulation: app.Simulation, places: np.ndarray, cell: np.ndarray
-) -> np.ndarray:
-    """Whole cell vectors that make molecules whole, [n_ml, 3]; constant while nothing is wrapped."""
-    place = {int(atom): k for k, atom in enumerate(reader.atoms)}
-    bonds = [(place.get(b[0].index), place.get(b[1].index)) for b in simulation.topology.bonds()]
-    inside = np.array([b for b in bonds if None not in b], dtype=np.int64).reshape(-1, 2)
-    images = np.zeros((len(places), 3))
-    inverse = np.linalg.inv(cell)
-    for known, new in spanning_bonds(inside, len(places)):
-        steps = (places[new] - places[known]) @ inverse
-        images[new] = images[known] - np.round(steps)
-    return images
 
 
 def _parameters(simulation: app.Simulation) -> dict[str, float]:

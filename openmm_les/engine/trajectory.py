@@ -46,6 +46,7 @@ class TrajectoryWriter:
         else:
             if not append:
                 path.unlink(missing_ok=True)
+                path.touch()  # as DCD has it: a run may stop before its first frame
             self._writer = app.XTCFile(str(path), *arguments)
 
     def write(self, state: State) -> None:

@@ -249,7 +249,7 @@ def _check_energy_scale(c: Configurations) -> None:
     ratio = c.energy[chosen] / np.add.reduceat(atoms[c.numbers], c.offsets[:-1])[chosen]
     if len(ratio) and (np.abs(ratio - 1.0) < _BOUND).all():
         raise DataError(
-            f"energies are {np.median(ratio):.3f} times those of free atoms with all electrons in hartree: are "
+            f"energies are {np.median(ratio):.3f} times those of free atoms, all electrons, in hartree: are "
             "they in eV? (--energy-unit hartree says so if not; see to --force-unit, too)"
         )
 

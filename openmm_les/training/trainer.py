@@ -6,7 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from openmm_les.exceptions import DataError, RunError
+from openmm_les.folders import sole_process
 from openmm_les.memory import keep_freed_memory
 from openmm_les.models.checkpoint import load_model, read_description, save_model
 from openmm_les.training.card import card
@@ -87,15 +88,16 @@ def train(
             default_root_dir=directory,
         )
         directory.mkdir(parents=True, exist_ok=True)
-        if main and not resume:
-            settings.write(directory / SETTINGS)
-            if settings.init:
-                save_model(load_model(settings.init), directory / INITIAL)
-        try:
-            trainer.fit(module, ckpt_path=str(directory / LAST) if resume else None, weights_only=True)
-        except Interrupted:
-            say(console, f"stopped at step {trainer.global_step}; go on with --resume {directory}")
-            return False
+        with sole_process(directory) if main else nullcontext():
+            if main and not resume:
+                settings.write(directory / SETTINGS)
+                if settings.init:
+                    save_model(load_model(settings.init), directory / INITIAL)
+            try:
+                trainer.fit(module, ckpt_path=str(directory / LAST) if resume else None, weights_only=True)
+            except Interrupted:
+                say(console, f"stopped at step {trainer.global_step}; go on with --resume {directory}")
+                return False
     if trainer.global_step == module.first_step:
         say(console, f"the run in {directory} was finished already")
     elif module.stopped_early():

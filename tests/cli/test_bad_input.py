@@ -63,6 +63,11 @@ def arguments(options: dict[str, object]) -> list[object]:
         ({"--force-field": "no-such.xml"}, "no-such.xml"),
         ({"--ml": "residue 1", "--model": "no-such-model"}, "no model 'no-such-model'"),
         ({"--ml": "index 0"}, "bond"),
+        ({"--padding": 0.5}, "--padding goes with --solvate"),
+        ({"--ionic-strength": 0.1}, "--ionic-strength goes with --solvate"),
+        ({"--pressure": 1}, "--pressure goes with --ensemble npt"),
+        ({"--embedding": "electrostatic"}, "--embedding is of an ML region, which --ml none does without"),
+        ({"--ml": "all"}, "--cutoff is of a force field, which --ml all does without"),
     ],
 )
 def test_bad_option(
@@ -114,6 +119,22 @@ def test_element_that_the_model_does_not_know(openmm_les: Invoke, tmp_path: Path
     options = {"structure": path, "--ml": "all", "--steps": 2, "--platform": "Reference"}
     result = openmm_les(*arguments(options), "--output", tmp_path / "run")
     assert result.failed_with(2, "the model does not know Fe")
+    assert not (tmp_path / "run").exists()
+
+
+def test_charge_that_nobody_gave(openmm_les: Invoke, tmp_path: Path) -> None:
+    places = [(0, 0, 0), (0.6, 0.6, 0.6), (0.6, -0.6, -0.6), (-0.6, 0.6, -0.6), (-0.6, -0.6, 0.6)]
+    lines = []
+    for k, (z, (x, y, w)) in enumerate(zip("NHHHH", places)):
+        lines.append(
+            f"HETATM{k + 1:5d}  {z}{k:<2d} NH4 A   1    {x:8.3f}{y:8.3f}{w:8.3f}  1.00  0.00{z:>12s}"
+        )
+    bonds = [f"CONECT    1{k + 1:5d}" for k in range(1, 5)]
+    (tmp_path / "ammonium.pdb").write_text("\n".join([*lines, *bonds, "END"]) + "\n")
+    run = ["simulate", tmp_path / "ammonium.pdb", "--ml", "all", "--steps", 2, "--output", tmp_path / "run"]
+    assert openmm_les(*run).failed_with(
+        2, "carry +1 e by their valences: give their total charge with --charge"
+    )
     assert not (tmp_path / "run").exists()
 
 

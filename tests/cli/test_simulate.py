@@ -105,6 +105,8 @@ def test_ctrl_c_leaves_a_run_that_resumes(openmm_les: Invoke, quick: list[object
     out = tmp_path / "run"
     process = subprocess_of([*quick, "--output", out, "--steps", 10_000_000])
     wait_for_rows(process, out, 3)
+    meanwhile = openmm_les("simulate", "--resume", out, "--steps", 20_000_000)
+    assert meanwhile.failed_with(1, f"another process runs in {out}")
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT, stderr
@@ -117,6 +119,39 @@ def test_ctrl_c_leaves_a_run_that_resumes(openmm_les: Invoke, quick: list[object
     assert result.code == 0, result.stderr
     assert [int(row["step"]) for row in rows(out)] == list(range(0, longer + 1, 2))
     assert frames(out).n_frames == longer // 4
+
+
+def test_molecules_stay_whole_without_a_box(openmm_les: Invoke, peptide_pdb: Path, tmp_path: Path) -> None:
+    """OpenMM would wrap them into a box that they do not have; this one stands at its corner."""
+    out = tmp_path / "run"
+    short = [
+        "--platform",
+        "Reference",
+        "--minimize-iterations",
+        "1",
+        "--frame-interval",
+        "4",
+        "--format",
+        "xtc",
+    ]
+    first = openmm_les("simulate", peptide_pdb, "--ml", "none", *short, "-o", out, "--steps", 2)
+    assert first.code == 0, first.stderr
+    # Stopped before its first frame it resumes all the same.
+    assert openmm_les("simulate", "--resume", out, "--steps", 8).code == 0
+    assert (mdtraj.load(peptide_pdb).xyz < 0).any()
+    for written in (mdtraj.load(out / "initial.pdb"), mdtraj.load(out / "final.pdb"), frames(out)):
+        pairs = [(a.index, b.index) for a, b in written.topology.bonds]
+        assert mdtraj.compute_distances(written, pairs, periodic=False).max() < 0.2
+    assert frames(out).n_frames == 2
+
+
+def test_a_run_that_explodes_says_so(openmm_les: Invoke, peptide_pdb: Path, tmp_path: Path) -> None:
+    short = ["--platform", "Reference", "--minimize-iterations", "1", "--frame-interval", "1"]
+    wild = ["--timestep", "500", "--steps", "200"]
+    for name, more in (("wild", wild), ("hot", ["--temperature", "1e12", "--steps", "2"])):
+        out = openmm_les("simulate", peptide_pdb, "--ml", "none", *short, *more, "-o", tmp_path / name)
+        assert out.code == 1
+        assert "the run became unstable after step" in out.stderr
 
 
 def test_killed_run_resumes_from_its_last_checkpoint(

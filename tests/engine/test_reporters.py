@@ -118,6 +118,28 @@ def test_the_dipole_of_torn_molecules_is_that_of_whole_ones(tmp_path):
     np.testing.assert_allclose(dipoles[1], dipoles[0], atol=1e-4)
 
 
+def test_the_dipole_stays_on_its_branch_under_a_barostat(tmp_path):
+    """Which puts molecules back into the first box, with them the charge of an ammonium ion."""
+    ammonium = ("NH4", [7, 1, 1, 1, 1], [(0, 1), (0, 2), (0, 3), (0, 4)])
+    positions = 0.1 + 0.059 * np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    topology = topology_of([WATER_RESIDUE, ammonium], BOXES["triclinic"])
+    system = create_system(
+        topology, quiet_model(), total_charge=1.0, route=ROUTES_HERE[-1], precision="double"
+    )
+    system.addForce(openmm.MonteCarloBarostat(1.0, 300.0))
+    integrator = openmm.VerletIntegrator(1e-6)
+    simulation = app.Simulation(topology, system, integrator, openmm.Platform.getPlatform("Reference"))
+    places = np.concatenate([water_and_formamide()[0][:3] + 0.6, positions])
+    simulation.reporters.append(DipoleReporter(tmp_path / "dipole.h5", 1))
+    for image in (0.0, 1.0, -1.0):
+        moved = places.copy()
+        moved[3:] += image * BOXES["triclinic"][1]
+        simulation.context.setPositions(moved)
+        simulation.step(1)
+    dipoles = read_record(tmp_path / "dipole.h5", "observables/dipole").value
+    np.testing.assert_allclose(dipoles[1:], dipoles[:1].repeat(2, 0), atol=1e-4)
+
+
 @pytest.mark.skipif("python" not in ROUTES_HERE, reason="needs PythonForce")
 def test_an_evaluation_of_the_force_is_taken_up(tmp_path):
     simulation = simulation_of("python")
