@@ -111,6 +111,10 @@ def resume_run(path: Path, steps: int | None, picoseconds: float | None) -> int:
         mm_system = None
         if settings.ml != ALL:
             mm_system = openmm.XmlSerializer.deserialize(directory.mm_system.read_text())
+            if settings.ensemble == "npt" and directory.state.is_file():
+                # The coupling's cutoff goes by the box, which a barostat may have shrunk since.
+                state = openmm.XmlSerializer.deserialize(directory.state.read_text())
+                mm_system.setDefaultPeriodicBoxVectors(*state.getPeriodicBoxVectors())
         molecules = Molecules(topology, mm_system, resolved["ml_atoms"])
         # A checkpoint holds the random numbers of the integrator but not those of the barostat:
         # new ones for it, rather than the first ones again.

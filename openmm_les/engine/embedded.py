@@ -104,7 +104,7 @@ class EmbeddedBoundary(ForceBoundary):
         self.term_names = ["short_range", "long_range", "ml_mm_electrostatics"]
         self.narrow_box = (
             "openmm-les: the box became narrower than twice the cutoff of the electrostatic coupling; make "
-            "the system with a shorter CouplingSettings(cutoff=...)"
+            "the system with a shorter CouplingSettings(cutoff=...); `openmm-les simulate --resume` does"
         )
         self.guard_distance = settings.guard_distance
         self.warned = False
