@@ -245,10 +245,11 @@ def molecule_charges(
             f"molecule {m} ({_formula(numbers[molecules == m])}): {charges[m]:+g}"
             for m in np.flatnonzero(np.isnan(charges) | (charges != 0.0))[:5]
         ]
+        together = "" if len(unknown) else f", {charges.sum():+g} together"
         raise ValueError(
             f"`total_charge` {given[0]:+g} cannot be shared among {n_molecules} molecules; their "
-            f"valences suggest {', '.join(carriers) or 'neutral molecules'}. "
-            "Give one charge per molecule."
+            f"valences suggest {', '.join(carriers) or 'neutral molecules'}{together}. "
+            "Give their total, or one charge per molecule."
         )
     return charges
 

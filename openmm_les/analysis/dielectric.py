@@ -53,23 +53,10 @@ def dielectric_constant(
     """
     if series.volumes is None:
         raise ValueError("a dielectric constant needs a periodic system: the dipoles come without volumes")
-    if series.ions:
-        raise ValueError(
-            f"the dipoles are of a system with {series.ions} charged molecules: its response at frequency "
-            "zero is that of their currents, not of fluctuations of a dipole"
-        )
-    if np.isnan(series.times).any():
-        raise ValueError(
-            "the times of the frames are unknown: give their spacing (`frame_spacing`, --frame-spacing)"
-        )
-    if not temperature > 0.0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}")
-    if n_blocks < 2:
-        raise ValueError(f"`n_blocks` must be at least 2, got {n_blocks}")
     series = series.since(discard)
     n = len(series)
-    if n < 2 * n_blocks or series.volumes is None:
-        raise ValueError(f"{n} frames are too few for {n_blocks} blocks")
+    times_known = not np.isnan(series.times).any()
+    check_fluctuations(n, temperature, n_blocks, ions=series.ions, times_known=times_known)
     dipoles, volumes = series.dipoles, series.volumes
     # About a fixed point first: a large mean would eat the digits of the difference of squares.
     sums = _sums(dipoles - dipoles.mean(0), volumes)
@@ -95,6 +82,27 @@ def dielectric_constant(
     )
 
 
+def check_fluctuations(
+    n_frames: int, temperature: float, n_blocks: int, *, ions: int, times_known: bool
+) -> None:
+    """Raise ValueError, before or after dipoles are computed, where they give no `dielectric_constant`."""
+    if ions:
+        raise ValueError(
+            f"the dipoles are of a system with {ions} charged molecules: its response at frequency "
+            "zero is that of their currents, not of fluctuations of a dipole"
+        )
+    if not times_known:
+        raise ValueError(
+            "the times of the frames are unknown: give their spacing (`frame_spacing`, --frame-spacing)"
+        )
+    if not temperature > 0.0:
+        raise ValueError(f"`temperature` must be positive, got {temperature}")
+    if n_blocks < 2:
+        raise ValueError(f"`n_blocks` must be at least 2, got {n_blocks}")
+    if n_frames < 2 * n_blocks:
+        raise ValueError(f"{n_frames} frames are too few for {n_blocks} blocks")
+
+
 def _sums(dipoles: np.ndarray, volumes: np.ndarray) -> np.ndarray:
     """What the constant needs of each frame, [n_frames, 6]: count, M, M², V."""
     squares = (dipoles**2).sum(1, keepdims=True)
@@ -109,4 +117,4 @@ def _constant(sums: np.ndarray, temperature: float, epsilon_infinity: float) -> 
     )
 
 
-__all__ = ["DielectricConstant", "dielectric_constant"]
+__all__ = ["DielectricConstant", "check_fluctuations", "dielectric_constant"]

@@ -11,6 +11,7 @@ Fourier transform of ⟨Ṁ(0)·Ṁ(t)⟩ and x = ħω/kT, the absorption is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ QUANTUM_CORRECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 # Full width at half maximum of a window's transform, in bins of one over its length.
 WINDOWS = {"hann": 2.0, "blackman": 2.30, "hamming": 1.81, "boxcar": 1.21}
+
+_TRANSFORMED = 20_000_000  # numbers at once, of velocities
 
 CM_PER_ANGSTROM = 1e-8
 MOLAR_KM = AVOGADRO_CONSTANT * 1e-21
@@ -117,19 +120,18 @@ def infrared_spectrum(
     ValueError
         Frames too far apart for ``max_wavenumber``, uneven, or too few for the resolution.
     """
-    if not temperature > 0.0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}")
     if quantum_correction not in QUANTUM_CORRECTIONS:
         raise ValueError(
             f"`quantum_correction` must be one of {', '.join(QUANTUM_CORRECTIONS)}, "
             f"got {quantum_correction!r}"
         )
     spacing = series.spacing() * FS_PER_PS
-    check_spacing(spacing, max_wavenumber)
     rates = series.currents
     if rates is None:
         rates = np.diff(series.dipoles, axis=0) / spacing
-    n_lags, resolution = lags_for(len(rates), spacing, resolution, window)
+    n_lags, resolution = check_spectrum(
+        len(rates), spacing, temperature, resolution, max_wavenumber, window=window
+    )
     n_blocks = max(1, min(n_blocks, len(rates) // (2 * n_lags)))
     functions = np.stack(
         [autocorrelation(block, n_lags).sum(-1) for block in np.array_split(rates, n_blocks)]
@@ -186,7 +188,7 @@ def density_of_states(
     of_element = (numbers == elements[:, None]).astype(np.float64)  # [n_elements, n_atoms]
     functions = np.stack(
         [
-            of_element @ (masses[:, None] * autocorrelation(block, n_lags).sum(-1).T)
+            _of_elements(of_element, masses, block, n_lags)
             for block in _velocity_blocks(source, spacing, 4 * n_lags, 2 * n_lags)
         ]
     )  # [n_blocks, n_elements, n_lags + 1], Da·Å²/fs²
@@ -202,14 +204,47 @@ def density_of_states(
     }
 
 
+def _of_elements(of_element: np.ndarray, masses: np.ndarray, block: np.ndarray, n_lags: int) -> np.ndarray:
+    """Autocorrelation functions, by mass, [n_elements, n_lags + 1] of velocities [n_frames, n_atoms, 3]."""
+    total = np.zeros((len(of_element), n_lags + 1))
+    step = max(1, _TRANSFORMED // (12 * len(block)))  # three axes, padded, and complex
+    for first in range(0, len(masses), step):
+        some = slice(first, first + step)
+        of_atoms = autocorrelation(block[:, some], n_lags).sum(-1).T
+        total += of_element[:, some] @ (masses[some, None] * of_atoms)
+    return total
+
+
+def check_spectrum(
+    n_rates: int,
+    spacing: float,
+    temperature: float,
+    resolution: float | None,
+    max_wavenumber: float,
+    *,
+    window: str = "hann",
+) -> tuple[int, float]:
+    """As `lags_for`, for ``n_rates`` changes of dipoles ``spacing`` fs apart, which need not be there yet.
+
+    Raises
+    ------
+    ValueError
+        They give no such spectrum, see `infrared_spectrum`.
+    """
+    if not temperature > 0.0:
+        raise ValueError(f"`temperature` must be positive, got {temperature}")
+    check_spacing(spacing, max_wavenumber)
+    return lags_for(n_rates, spacing, resolution, window)
+
+
 def check_spacing(spacing: float, max_wavenumber: float) -> None:
     """Raise ValueError where frames ``spacing`` fs apart cannot show ``max_wavenumber`` (cm⁻¹)."""
     nyquist = 1.0 / (2.0 * SPEED_OF_LIGHT * spacing * CM_PER_ANGSTROM)
     if max_wavenumber > nyquist:
-        needed = spacing * nyquist / max_wavenumber
+        needed = math.floor(100.0 * spacing * nyquist / max_wavenumber) / 100.0
         raise ValueError(
             f"frames {spacing:.3g} fs apart show wavenumbers up to {nyquist:.0f} cm^-1, and fold faster "
-            f"motion onto them: for {max_wavenumber:.0f} cm^-1 write a frame every {needed:.2g} fs or "
+            f"motion onto them: for {max_wavenumber:.0f} cm^-1 write a frame every {needed:g} fs or "
             "more often"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +110,8 @@ class TrajectorySource:
         self.topology = whole.subset(self.atoms) if len(self.atoms) < whole.n_atoms else whole
         self.bonds = topology_bonds(self.topology)
         self._tree = spanning_bonds(self.bonds, self.topology.n_atoms)
-        self.chunk = chunk or max(1, min(500, _CHUNK_COORDINATES // (3 * self.topology.n_atoms)))
         self.n_frames = self._count_frames()
+        self.chunk = chunk or self._chunk_size()
         self.frame_spacing = frame_spacing if frame_spacing is not None else self._spacing_in_header()
 
     def __len__(self) -> int:
@@ -163,7 +164,7 @@ class TrajectorySource:
                 with mdtraj.open(str(self.path)) as file:
                     total = len(file)
             except (TypeError, NotImplementedError, AttributeError):  # formats without a length
-                total = len(mdtraj.load(str(self.path), top=self.topology))
+                total = len(mdtraj.load(str(self.path), top=self._whole_topology()))
             except Exception as error:
                 raise ValueError(
                     f"{self.path} cannot be read as a trajectory: {_first_line(error)}"
@@ -174,6 +175,14 @@ class TrajectorySource:
             raise ValueError(f"{self.name} has {total} frames: none is left from frame {self.skip} on")
         return count
 
+    def _chunk_size(self) -> int:
+        """Frames at a time, within memory and few beyond those asked for: what follows may be damaged."""
+        by_atom = self.path is not None and self.path.suffix in _HDF5  # other formats read whole frames
+        n_atoms = self.topology.n_atoms if by_atom else self.n_atoms_in_file
+        largest = max(1, min(500, _CHUNK_COORDINATES // (3 * n_atoms)))
+        n_chunks = math.ceil(self.n_frames / largest)
+        return math.ceil(self.n_frames / n_chunks)
+
     def _spacing_in_header(self) -> float | None:
         if self.path is not None and self.path.suffix == ".dcd":
             return dcd_spacing(self.path)
@@ -182,7 +191,7 @@ class TrajectorySource:
     def _frames(self) -> Iterator[Frames]:
         done = 0
         chunks = self._chunks()
-        while True:
+        while done < self.n_frames:
             try:
                 chunk, velocities = next(chunks)
             except StopIteration:
@@ -273,7 +282,10 @@ class TrajectorySource:
     @property
     def timeless(self) -> bool:
         """Whether the file is of a format without times, and nobody has given their spacing."""
-        formats = (".dcd", ".pdb", ".gz", ".xyz", ".binpos", ".mdcrd", ".crd", ".arc", ".lammpstrj")
+        formats = (
+            ".dcd", ".pdb", ".gz", ".cif", ".mmcif", ".xyz", ".binpos", ".mdcrd", ".crd", ".arc",
+            ".lammpstrj",
+        )  # fmt: skip
         return self.frame_spacing is None and self.path is not None and self.path.suffix in formats
 
     def uniform_spacing(self) -> float:
@@ -306,9 +318,12 @@ def uniform_spacing(times: np.ndarray, name: str = "`times`") -> float:
     if len(steps) == 0:
         raise ValueError(f"{name}: one frame has no spacing in time")
     spacing = float(np.median(steps))
-    if not spacing > 0.0 or np.abs(steps - spacing).max() > 0.01 * spacing:
+    # Formats that hold times in single precision round them to ever coarser ones.
+    rounding = 2.0 * float(np.spacing(np.float32(np.abs(times).max())))
+    if not spacing > 0.0 or np.abs(steps - spacing).max() > max(0.01 * spacing, rounding):
         raise ValueError(
-            f"{name}: frames are not evenly spaced in time (steps from {steps.min():g} to {steps.max():g})"
+            f"{name}: frames are not evenly spaced in time (steps from {steps.min():g} to {steps.max():g}); "
+            "where they are, their spacing may be given (`frame_spacing`, --frame-spacing)"
         )
     return float((times[-1] - times[0]) / len(steps))
 
@@ -350,6 +365,8 @@ def _selected(topology: mdtraj.Topology, selection: str) -> np.ndarray:
     inside = np.zeros(topology.n_atoms, dtype=bool)
     inside[atoms] = True
     for bond in topology.bonds:
+        if any(atom.element is None or atom.element.atomic_number < 1 for atom in bond):
+            continue  # virtual sites, which some formats bond, may be left out
         if inside[bond.atom1.index] != inside[bond.atom2.index]:
             raise ValueError(
                 f"`select` {selection!r} cuts the bond {bond.atom1} to {bond.atom2}: charges are those of "
@@ -359,12 +376,12 @@ def _selected(topology: mdtraj.Topology, selection: str) -> np.ndarray:
 
 
 def _has_own_topology(path: Path) -> bool:
-    return path.suffix in (*_HDF5, ".gro") or _is_text(path)
+    return path.suffix in _HDF5 or _is_text(path)
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file is one of structures, PDB or PDBx."""
-    return path.suffix in (".pdb", ".cif", ".mmcif") or path.name.endswith(".pdb.gz")
+    """Whether a file is one of structures: PDB, PDBx or GRO."""
+    return path.suffix in (".pdb", ".cif", ".mmcif", ".gro") or path.name.endswith(".pdb.gz")
 
 
 def _blank_topology(n_atoms: int) -> mdtraj.Topology:

@@ -41,6 +41,7 @@ def charges(
     stride: Stride = 1,
     skip: Skip = 0,
     stop: Stop = None,
+    frame_spacing: Spacing = None,
     charge: Charge = 0.0,
     epsilon_infinity: Epsilon = 1.0,
     energies: Annotated[
@@ -55,7 +56,7 @@ def charges(
     from openmm_les.analysis.statistics import charge_statistics
     from openmm_les.cli.console import note
 
-    source = open_trajectory(trajectory, top, select, stride, skip, stop)
+    source = open_trajectory(trajectory, top, select, stride, skip, stop, frame_spacing)
     bound = bind_model(model, source, charge, epsilon_infinity)
     with results_folder(output, "charges") as folder:
         samples: list[Any] = []
@@ -158,7 +159,7 @@ def dielectric(
     blocks: Annotated[int, typer.Option(help="For the error.")] = 5,
 ) -> None:
     """Static dielectric constant of a neutral fluid from the fluctuations of its dipole."""
-    from openmm_les.analysis.dielectric import dielectric_constant
+    from openmm_les.analysis.dielectric import check_fluctuations, dielectric_constant
     from openmm_les.analysis.plots import plot_dielectric
     from openmm_les.analysis.tables import write_csv
     from openmm_les.cli.console import say
@@ -173,6 +174,9 @@ def dielectric(
                 trajectory, top, select, stride, skip, stop, frame_spacing, periodic=True
             )
             bound = bind_model(model, source, 0.0, epsilon_infinity)
+            check_fluctuations(
+                len(source), temperature, blocks, ions=bound.ions, times_known=not source.timeless
+            )
             series = compute_dipoles(source, bound)
             series.save(folder / "dipole.h5")
         result = dielectric_constant(series, temperature, discard=discard, n_blocks=blocks)
@@ -195,6 +199,7 @@ def born(
     stride: Stride = 1,
     skip: Skip = 0,
     stop: Stop = None,
+    frame_spacing: Spacing = None,
     charge: Charge = 0.0,
     epsilon_infinity: Epsilon = 1.0,
 ) -> None:
@@ -204,7 +209,7 @@ def born(
     from openmm_les.analysis.tables import write_csv
     from openmm_les.cli.console import say
 
-    source = open_trajectory(trajectory, top, select, stride, skip, stop)
+    source = open_trajectory(trajectory, top, select, stride, skip, stop, frame_spacing)
     bound = bind_model(model, source, charge, epsilon_infinity)
     with results_folder(output, "born") as folder:
         result = compute_born_charges(source, bound, output=folder / "born.h5")
@@ -236,6 +241,7 @@ def polarizability(
     stride: Stride = 1,
     skip: Skip = 0,
     stop: Stop = None,
+    frame_spacing: Spacing = None,
     charge: Charge = 0.0,
 ) -> None:
     """Polarizability of all atoms together in every frame, without their periodic images."""
@@ -243,7 +249,7 @@ def polarizability(
     from openmm_les.analysis.polarizability import compute_polarizabilities
     from openmm_les.analysis.tables import write_csv
 
-    source = open_trajectory(trajectory, top, select, stride, skip, stop)
+    source = open_trajectory(trajectory, top, select, stride, skip, stop, frame_spacing)
     bound = bind_model(model, source, charge, 1.0)
     with results_folder(output, "polarizability") as folder:
         series = compute_polarizabilities(source, bound)

@@ -99,10 +99,12 @@ def ir(
                 trajectory, top, select, stride, skip, stop, frame_spacing, velocities=current
             )
             bound = bind_model(model, source, charge, epsilon_infinity)
-            from openmm_les.analysis.spectra import check_spacing
+            from openmm_les.analysis.spectra import check_spectrum
             from openmm_les.units import FS_PER_PS
 
-            check_spacing(source.uniform_spacing() * FS_PER_PS, max_wavenumber)
+            n_rates = len(source) - (0 if current else 1)
+            spacing = source.uniform_spacing() * FS_PER_PS
+            check_spectrum(n_rates, spacing, temperature, resolution, max_wavenumber)
             if harmonic:
                 modes = _normal_modes(source, model, charge, epsilon_infinity)
                 lines = zip(modes.wavenumbers, modes.intensities)

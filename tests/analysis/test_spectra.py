@@ -183,7 +183,7 @@ def test_all_degrees_of_freedom_are_counted_without_velocities(spacing):
 
 def test_what_cannot_be_answered_is_said():
     series = diatomic(1000.0, 0.5, 1.0, 1001, 10.0)
-    with pytest.raises(ValueError, match=r"show wavenumbers up to 1668 cm.* write a frame every 4.2 fs"):
+    with pytest.raises(ValueError, match=r"show wavenumbers up to 1668 cm.* write a frame every 4\.1[67] fs"):
         infrared_spectrum(series, T)
     series = diatomic(1000.0, 0.5, 1.0, 1001, 2.0)
     with pytest.raises(ValueError, match=r"a resolution of 5 cm.* needs 13.3 ps, there are 2 ps"):

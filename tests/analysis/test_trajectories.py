@@ -186,6 +186,25 @@ def test_what_is_left_of_a_truncated_dcd_can_be_asked_for(files):
     assert sum(len(f) for f in TrajectorySource(path, files / "top.h5", stop=34)) == 34
 
 
+def test_what_comes_before_damage_can_be_asked_for(files):
+    """mdtraj reads XTC by the chunk, and nothing of a chunk with a bad frame in it."""
+    path = files / "run.xtc"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(0.7 * len(content))])
+    assert sum(len(f) for f in TrajectorySource(path, files / "top.h5", stop=30)) == 30
+    assert sum(len(f) for f in TrajectorySource(path, files / "top.h5", stop=30, chunk=15)) == 30
+
+
+def test_virtual_sites_may_be_left_out(files):
+    topology = topology_of(["HOH"])
+    site = topology.add_atom("EP", mdtraj.element.virtual, topology.residue(0))
+    topology.add_bond(topology.atom(0), site)
+    places = np.concatenate([places_of(["HOH"]), [[0.1, 0.1, 0.0]]])[None]
+    trajectory_of(topology, places).save(str(files / "sites.h5"))
+    (frames,) = TrajectorySource(files / "sites.h5", select="name != EP")
+    assert frames.positions.shape == (1, 3, 3)
+
+
 @pytest.mark.parametrize("suffix", ["dcd", "xtc", "h5"])
 def test_a_topology_that_does_not_match_is_an_error(files, suffix):
     other = files / "other.h5"
@@ -257,3 +276,5 @@ def test_times_of_dcd_files(tmp_path, files):
     assert told.uniform_spacing() == 0.005
     with pytest.raises(ValueError, match="not evenly spaced"):
         uniform_spacing(np.array([0.0, 1.0, 3.0]))
+    late = (2000.0 + 0.002 * np.arange(1000)).astype(np.float32)  # as XTC and HDF5 keep them
+    assert uniform_spacing(late) == pytest.approx(0.002, rel=1e-3)

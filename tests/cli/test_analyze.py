@@ -112,6 +112,21 @@ def test_dielectric_of_a_file_of_dipoles_and_of_a_trajectory(files, tmp_path, op
     assert (tmp_path / "b" / "dielectric.csv").read_text().startswith("time (ps),")
 
 
+def test_what_cannot_be_is_refused_before_the_dipoles(files, tmp_path, openmm_les, monkeypatch):
+    def never(*arguments, **options):
+        pytest.fail("dipoles were computed")
+
+    monkeypatch.setattr("openmm_les.analysis.dipoles.compute_dipoles", never)
+    for kind, options, text in (
+        ("dielectric", ["--blocks", 500], "400 frames are too few for 500 blocks"),
+        ("dielectric", ["--temperature", 0], "`temperature` must be positive"),
+        ("ir", ["--temperature", 0], "`temperature` must be positive"),
+        ("ir", ["--resolution", 1], "a resolution of 1 cm^-1 needs"),
+    ):
+        run = ["analyze", kind, files / "cell.h5", "--model", files / "model.safetensors", *options]
+        assert openmm_les(*run, "-o", tmp_path / "out").failed_with(2, text)
+
+
 def test_born(files, tmp_path, openmm_les):
     done = openmm_les(
         "analyze", "born", files / "cell.h5", "--model", files / "model.safetensors", "--stride", 50,
