@@ -131,10 +131,14 @@ def formal_charges(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     molecules, radicals, carbanions, carbocations without a neighbouring lone pair.
     """
     numbers = np.asarray(numbers)
+    bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
     molecules = connected_molecules(bonds, len(numbers))
+    # CHARMM bonds the hydrogens of its waters to each other, to keep them rigid.
+    degrees = np.bincount(bonds.ravel(), minlength=len(numbers))
+    rigid = (numbers[bonds] == 1).all(1) & (degrees[bonds] > 1).any(1)
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(numbers)))
-    graph.add_edges_from(np.asarray(bonds).reshape(-1, 2).tolist())
+    graph.add_edges_from(bonds[~rigid].tolist())
     charges = np.zeros(molecules.max() + 1 if len(numbers) else 0)
     open_valences = {}
     for atom in graph:

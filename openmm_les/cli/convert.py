@@ -18,6 +18,10 @@ def convert(
         str,
         typer.Option(help="sharp: the periodic sum as the original cuts it; converged: the whole sum."),
     ] = "sharp",
+    charge_sign: Annotated[
+        int | None,
+        typer.Option(help="1 or -1, of the latent charges, where you know better.", show_default=False),
+    ] = None,
     license: Annotated[
         str | None,
         typer.Option(help="Terms of the weights, where you know better than us.", show_default=False),
@@ -31,11 +35,18 @@ def convert(
 
     if electrostatics not in ("sharp", "converged"):
         raise ValueError(f"--electrostatics must be sharp or converged, got {electrostatics!r}")
+    if charge_sign not in (None, 1, -1):
+        raise ValueError(f"--charge-sign must be 1 or -1, got {charge_sign}")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; --overwrite replaces it")
     if not checkpoint.is_file():
         raise FileNotFoundError(f"no file {checkpoint}")
     model = convert_mace(checkpoint, head=head, license=license)
+    if charge_sign is not None:
+        if "charge_sign" not in model.metadata:
+            raise ValueError(f"--charge-sign is of latent charges, which {checkpoint.name} has not")
+        model.charge_scale = float(charge_sign)
+        model.metadata["charge_sign"] = {"given": charge_sign, "ambiguous": False}
     if electrostatics == "converged":
         make_converged(model)
     save_model(model, output)
@@ -43,7 +54,7 @@ def convert(
     if model.metadata.get("charge_sign", {}).get("ambiguous"):
         say(
             "NOTE: the sign of the latent charges is ambiguous. Inside the model it does not matter; before "
-            "they meet a force field, compare the dipole of a molecule you know."
+            "they meet a force field, compare the dipole of a molecule you know; --charge-sign sets it."
         )
     if is_restricted(model):
         say(f"NOTE: licence of the weights: {model.metadata['license']}")

@@ -21,6 +21,7 @@ from openmm import unit
 
 from openmm_les.embedding.mechanical import (
     LONG_RANGE,
+    check_nonbonded,
     check_separable,
     join_molecules,
     remove_internal_terms,
@@ -156,6 +157,7 @@ def interpolated_system(mm_system: openmm.System, region: Region) -> openmm.Syst
         if within is not None:
             inner.append(within)
     system = system_from_xml(ElementTree.tostring(root, encoding="unicode"))
+    check_nonbonded(nonbonded_force(system), region.atoms)
     if inner:
         system.addForce(_fading_force(inner))
     tail = _fade_nonbonded(nonbonded_force(system), region.atoms)

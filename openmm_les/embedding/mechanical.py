@@ -2,7 +2,7 @@
 
 Across the border charges and Lennard-Jones act as in the force field, by its own cutoffs and PME.
 Within the region every term of the force field is taken out. The images of the region's charges
-cannot be taken out of its mesh; the ML force subtracts their energy (`image_charges`), because latent
+cannot be taken out of its mesh; the ML force subtracts their energy (`images_of_region`), because latent
 charges have images of their own.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import warnings
 from itertools import combinations
 from xml.etree import ElementTree
 
-import numpy as np
 import openmm
 from openmm import unit
 
@@ -22,6 +22,8 @@ from openmm_les.embedding.regions import Region
 from openmm_les.engine.connectivity import connectivity_force
 from openmm_les.engine.files import system_from_xml
 from openmm_les.exceptions import EmbeddingError
+from openmm_les.models.heads import NoCharges
+from openmm_les.models.model import LESModel
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ _BONDED = {
 # Energies of all atoms at once: there is no way to take the region's own part out.
 _INSEPARABLE = re.compile(
     r"GBSAOBCForce|CustomGBForce|Amoeba\w+|Hippo\w+|DrudeForce|GayBerneForce|CustomHbondForce"
-    r"|CustomManyParticleForce|ATMForce"
+    r"|CustomManyParticleForce|ATMForce|ConstantPotentialForce"
 )
 LONG_RANGE = (openmm.NonbondedForce.Ewald, openmm.NonbondedForce.PME, openmm.NonbondedForce.LJPME)
 
@@ -50,7 +52,7 @@ def remove_internal_terms(mm_system: openmm.System, region: Region) -> openmm.Sy
 
     Bonded terms and constraints inside the region go; its pairs become exceptions. Bonds of zero
     strength keep its molecules together for a barostat. What remains are the region's images in the
-    mesh (PME): see `image_charges`.
+    mesh (PME): see `images_of_region`.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def exclude_pairs(system: openmm.System, atoms: list[int]) -> None:
     """Make every pair of ``atoms`` an exception (0, 1, 0) or exclusion of all pair forces."""
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce):
-            _check_nonbonded(force, atoms)
+            check_nonbonded(force, atoms)
             for i, j in combinations(atoms, 2):
                 force.addException(i, j, 0.0, 1.0, 0.0, True)
             if force.usesPeriodicBoundaryConditions():
@@ -95,27 +97,52 @@ def exclude_pairs(system: openmm.System, atoms: list[int]) -> None:
                     force.addExclusion(*pair)
 
 
-def image_charges(system: openmm.System, atoms: list[int]) -> list[float] | None:
-    """Charges of ``atoms`` (e) whose periodic images a force field sums, or None if it sums none.
+def images_of_region(system: openmm.System, atoms: list[int], model: LESModel) -> list[float] | None:
+    """Charges of ``atoms`` (e) whose periodic images the model's take the place of, or None without any.
 
     With all pairs of ``atoms`` excluded, a NonbondedForce with PME still holds the interaction of
-    each charge with the images of all others and of itself.
+    each charge with the images of all others and of itself. A model without charges has no images of
+    its own: the force field's stay.
+
+    Raises
+    ------
+    EmbeddingError
+        Two forces sum images of the region.
     """
-    charges = np.zeros(len(atoms))
+    if isinstance(model.charge_module(), NoCharges):
+        return None
+    found = []
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce) and force.getNonbondedMethod() in LONG_RANGE:
-            charges += [
-                force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge) for i in atoms
-            ]
-    return charges.tolist() if charges.any() else None
+            parameters = [force.getParticleParameters(i)[0] for i in atoms]
+            charges = [charge.value_in_unit(unit.elementary_charge) for charge in parameters]
+            if any(charges):
+                found.append(charges)
+    if len(found) > 1:
+        raise EmbeddingError(
+            f"{len(found)} NonbondedForces of the system sum the periodic images of the region's charges: "
+            "merge them into one"
+        )
+    return found[0] if found else None
+
+
+def is_periodic(system: openmm.System) -> bool:
+    """Whether atoms interact with periodic images, by the pair forces where there are any.
+
+    A restraint may ask for periodic distances in a system that has no box of its own.
+    """
+    forces = system.getForces()
+    pair = [f for f in forces if isinstance(f, (openmm.NonbondedForce, openmm.CustomNonbondedForce))]
+    return any(force.usesPeriodicBoundaryConditions() for force in pair or forces)
 
 
 def join_molecules(system: openmm.System, region: Region) -> None:
     """Add bonds of zero strength along the region's covalent bonds, see `connectivity_force`."""
-    system.addForce(connectivity_force(region.bonds, system.usesPeriodicBoundaryConditions()))
+    system.addForce(connectivity_force(region.bonds, is_periodic(system)))
 
 
-def _check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
+def check_nonbonded(force: openmm.NonbondedForce, atoms: list[int]) -> None:
+    """Raise EmbeddingError for a cutoff of electrostatics, or parameters of ``atoms`` that change."""
     if force.getNonbondedMethod() == openmm.NonbondedForce.CutoffPeriodic:
         raise EmbeddingError(
             "the force field cuts electrostatics off (CutoffPeriodic) while latent charges interact with "
@@ -152,7 +179,8 @@ def split_terms(force: ElementTree.Element, chosen: set[int]) -> ElementTree.Ele
 
     None where the force has no such terms.
     """
-    if force.get("type", "") not in _BONDED:
+    kind = force.get("type", "")
+    if kind not in _BONDED:
         return None
     within = copy.deepcopy(force)
     found = 0
@@ -163,7 +191,14 @@ def split_terms(force: ElementTree.Element, chosen: set[int]) -> ElementTree.Ele
         others[:] = [term for term in others if _inside(term, chosen)]
         terms[:] = [term for term in terms if not _inside(term, chosen)]
         found += len(others)
-        logger.info("%s: %d terms within the ML region removed", force.get("type"), len(others))
+        logger.info("%s: %d terms within the ML region removed", kind, len(others))
+    parameters = {item.get("name") for item in force.findall("./GlobalParameters/Parameter")}
+    if found and parameters - {"pi"}:  # a constant of CHARMM's impropers
+        warnings.warn(
+            f"{found} terms of a {kind} within the ML region are taken for the force field's and removed; "
+            "a bias or restraint on it must be added to the system that comes back",
+            stacklevel=5,
+        )
     return within if found else None
 
 
@@ -175,9 +210,11 @@ def _inside(term: ElementTree.Element, chosen: set[int]) -> bool:
 
 __all__ = [
     "LONG_RANGE",
+    "check_nonbonded",
     "check_separable",
     "exclude_pairs",
-    "image_charges",
+    "images_of_region",
+    "is_periodic",
     "join_molecules",
     "remove_internal_terms",
     "split_terms",

@@ -16,7 +16,7 @@ from openmm_les.embedding.electrostatic import (
     interpolated_system,
 )
 from openmm_les.embedding.field import add_field_on_charges
-from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
+from openmm_les.embedding.mechanical import images_of_region, is_periodic, remove_internal_terms
 from openmm_les.embedding.regions import find_region
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded_force import EMBEDDED_PARAMETERS, make_embedded_force
@@ -79,8 +79,8 @@ def create_mixed_system(
         as given, at 1 the hybrid. Constraints within the region then stay, at any value
     coupling : cutoff, tolerance, smearing and guard of "electrostatic"; None = the defaults
     electric_field : [3], V/nm, uniform and external, as `create_system`: the region feels it through the
-        model's charges, MM atoms through the force field's. In a region with ``lambda_interpolate`` the
-        force field's charges feel what the model's do not; ``lambda_electrostatics`` leaves it alone
+        model's charges, MM atoms through the force field's. With ``interpolate`` the region's force-field
+        charges feel it as the model's fade; ``lambda_electrostatics`` leaves it alone
 
     Returns
     -------
@@ -101,7 +101,8 @@ def create_mixed_system(
     Warns
     -----
     UserWarning
-        The region is empty.
+        The region is empty; terms with parameters of their own, such as biases, are removed from it; the
+        model's charges meet MM charges or a field, and nobody knows their sign.
     """
     if embedding not in EMBEDDINGS:
         raise ValueError(f"`embedding` must be one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
@@ -120,6 +121,8 @@ def create_mixed_system(
             "the model has no latent charges to meet the MM charges with; use embedding='mechanical', or "
             "give it charges (openmm_les.models.add_latent_charges)"
         )
+    if embedding == "electrostatic" or electric_field is not None:
+        _warn_of_sign(model)
     if embedding == "electrostatic":
         system = interpolated_system(mm_system, region) if interpolate else embedded_system(mm_system, region)
         periodic, settings = coupling_settings(mm_system, coupling)
@@ -160,13 +163,13 @@ def create_mixed_system(
         region.molecules,
         region.molecule_charges,
         atoms=region.atoms,
-        periodic=mm_system.usesPeriodicBoundaryConditions(),
+        periodic=is_periodic(mm_system),
         route=route,
         precision=precision,
         scalable=scalable,
         device=device,
         force_group=force_group,
-        image_charges=image_charges(mm_system, region.atoms),
+        image_charges=images_of_region(mm_system, region.atoms, model),
         electric_field=electric_field,
         bonds=bonds,
     )
@@ -176,6 +179,16 @@ def create_mixed_system(
         system.addForce(refuse_derivatives({**field_parameters(electric_field), **scaled}))
         add_field_on_charges(system, mm_system, region, electric_field)
     return system
+
+
+def _warn_of_sign(model: LESModel) -> None:
+    if model.metadata.get("charge_sign", {}).get("ambiguous"):
+        warnings.warn(
+            "the sign of the model's latent charges could not be told when it was converted: compare the "
+            "dipole of a molecule you know, and convert it again with the sign (openmm-les convert "
+            "--charge-sign)",
+            stacklevel=3,
+        )
 
 
 __all__ = ["EMBEDDINGS", "create_mixed_system"]

@@ -19,7 +19,7 @@ from openmm import app
 from openmmml.mlpotential import MLPotentialImpl
 
 from openmm_les.embedding.field import add_field_on_charges
-from openmm_les.embedding.mechanical import exclude_pairs, image_charges, join_molecules
+from openmm_les.embedding.mechanical import exclude_pairs, images_of_region, is_periodic, join_molecules
 from openmm_les.embedding.mixed import EMBEDDINGS, create_mixed_system
 from openmm_les.embedding.openmmml_entry import PREFIX
 from openmm_les.embedding.regions import bond_terms, find_region
@@ -30,6 +30,7 @@ from openmm_les.engine.force import make_force
 from openmm_les.engine.topology import atomic_numbers, bonds_among, molecules_and_charges, topology_bonds
 from openmm_les.exceptions import EmbeddingError
 from openmm_les.models.checkpoint import load_model
+from openmm_les.models.heads import NoCharges
 from openmm_les.models.model import LESModel
 
 # Since 1.8 openmm-ml asks whether a model has images of its own, and takes the force field's out.
@@ -53,8 +54,17 @@ class LESPotentialImpl(MLPotentialImpl):
         self.defaults = _checked(defaults)
 
     @classmethod
-    def from_name(cls, name: str, modelPath: str | None = None, **defaults: Any) -> LESPotentialImpl:
+    def from_name(
+        cls,
+        name: str,
+        modelPath: str | None = None,
+        head: str | None = None,
+        electrostatics: str = "stored",
+        **defaults: Any,
+    ) -> LESPotentialImpl:
         """For ``MLPotential("les", modelPath=path)`` or ``MLPotential("les-…")``.
+
+        ``head`` and ``electrostatics`` as in `load_model`.
 
         Raises
         ------
@@ -67,7 +77,7 @@ class LESPotentialImpl(MLPotentialImpl):
             modelPath = name.removeprefix(f"{PREFIX}-")
         if modelPath is None:
             raise ValueError(f"MLPotential({PREFIX!r}) needs `modelPath`, a file or a shipped model's name")
-        return cls(load_model(modelPath), **defaults)
+        return cls(load_model(modelPath, head=head, electrostatics=electrostatics), **defaults)
 
     def addForces(
         self,
@@ -114,10 +124,10 @@ class LESPotentialImpl(MLPotentialImpl):
             described = (region.numbers, region.molecules, region.molecule_charges)
             chosen, bonds = region.atoms, bonds_among(region.bonds, region.atoms)
             if not bare:
-                periodic = system.usesPeriodicBoundaryConditions()
+                periodic = is_periodic(system)
                 if not _EMBEDS:
                     exclude_pairs(system, region.atoms)
-                    options["image_charges"] = image_charges(system, region.atoms)
+                    options["image_charges"] = images_of_region(system, region.atoms, self.model)
                 join_molecules(system, region)
                 if electric_field is not None:
                     add_field_on_charges(system, system, region, electric_field)
@@ -136,8 +146,8 @@ class LESPotentialImpl(MLPotentialImpl):
             system.addForce(refuse_derivatives(field_parameters(electric_field)))
 
     def getMLLongRange(self) -> bool:
-        """True: latent charges interact with their periodic images (asked by openmm-ml 1.8)."""
-        return True
+        """Whether there are latent charges, which have periodic images (asked by openmm-ml 1.8)."""
+        return not isinstance(self.model.charge_module(), NoCharges)
 
     def getSupportedEmbeddings(self) -> list[str]:
         """Embeddings that `createMixedSystem` makes itself (asked by openmm-ml 1.8)."""
@@ -164,7 +174,7 @@ class LESPotentialImpl(MLPotentialImpl):
         if interpolate and embedding == "mechanical":
             from openmmml.embeddings.mechanicalembedding import MechanicalEmbedding
 
-            periodic = system.usesPeriodicBoundaryConditions()
+            periodic = is_periodic(system)
             if periodic != (topology.getPeriodicBoxVectors() is not None):
                 raise EmbeddingError(
                     f"`system` is {'' if periodic else 'not '}periodic, `topology` is"

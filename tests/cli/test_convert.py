@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from openmm_les.cli.main import app
-from openmm_les.models.checkpoint import read_description
+from openmm_les.models.checkpoint import load_model, read_description
 from tests.models.adapters.files import unpack
 
 
@@ -30,6 +30,10 @@ def test_converts_and_tells_what_it_found(tmp_path):
     assert again.exit_code == 2 and "exists; --overwrite replaces it" in again.output
     assert run("convert", source, output, "--overwrite", "--license", "CC0").exit_code == 0
     assert read_description(output)["metadata"]["license"] == "CC0"
+    signed = run("convert", source, output, "--overwrite", "--charge-sign", "-1", "--license", "CC0")
+    assert signed.exit_code == 0 and "NOTE: the sign" not in signed.output
+    assert load_model(output).charge_scale == -1.0
+    assert not read_description(output)["metadata"]["charge_sign"]["ambiguous"]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,7 @@ def test_converts_and_tells_what_it_found(tmp_path):
         (["--electrostatics", "none"], "must be sharp or converged"),
         (["--head", "other"], "has no head 'other', it has first, second"),
         ([], "several heads"),
+        (["--head", "first", "--charge-sign", "2"], "--charge-sign must be 1 or -1, got 2"),
     ],
 )
 def test_bad_options(tmp_path, arguments, message):

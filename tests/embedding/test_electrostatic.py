@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import openmm
 import pytest
@@ -374,6 +376,28 @@ def test_what_cannot_be_embedded_is_refused(change, message, model):
             "electrostatic",
             route="python",
         )
+
+
+def test_faded_parameters_must_stay_as_they_are(model):
+    solvated = solvate("cubic")
+
+    def lennard_jones(system, force):
+        force.addGlobalParameter("lambda_sterics", 1.0)
+        force.addParticleParameterOffset("lambda_sterics", solvated.peptide[0], 0.0, 0.0, 0.1)
+
+    parts = (solvated.topology, with_nonbonded(lennard_jones), solvated.peptide, model, "electrostatic")
+    for interpolate in (False, True):
+        with pytest.raises(EmbeddingError, match="depend on the global parameter 'lambda_sterics'"):
+            create_mixed_system(*parts, route="python", interpolate=interpolate)
+
+
+def test_charges_of_unknown_sign_do_not_meet_a_force_field_in_silence(model):
+    solvated = solvate("cubic")
+    unsure = copy.deepcopy(model)
+    unsure.metadata = {"charge_sign": {"ambiguous": True}}
+    parts = (solvated.topology, solvated.mm_system, solvated.atoms_of("HOH", count=1), unsure)
+    with pytest.warns(UserWarning, match="the sign of the model's latent charges could not be told"):
+        create_mixed_system(*parts, "electrostatic", route="python")
 
 
 def test_a_narrow_box_shortens_the_cutoff_or_is_refused(model):

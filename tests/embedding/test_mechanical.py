@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
 
 from openmm_les import create_mixed_system
-from openmm_les.embedding.mechanical import image_charges, remove_internal_terms
+from openmm_les.embedding.mechanical import images_of_region, is_periodic, remove_internal_terms
 from openmm_les.embedding.regions import Region, find_region
 from openmm_les.engine.connectivity import CONNECTIVITY_NAME
 from openmm_les.engine.files import system_from_xml
 from openmm_les.exceptions import EmbeddingError
+from openmm_les.models.heads import NoCharges
 from tests.embedding.conftest import create_mm_system
 from tests.engine.builders import (
     KJ,
@@ -74,10 +77,20 @@ def test_what_is_left_is_the_force_field_less_its_terms_in_the_region(anywhere, 
 def test_images_are_those_of_a_charged_region(solvated):
     # An ion's interaction with its own images is a hundred kJ/mol in such a box.
     ion = solvated.atoms_of("NA", count=1)
-    assert image_charges(solvated.mm_system, ion) == [1.0]
+    assert images_of_region(solvated.mm_system, ion, quiet_model()) == [1.0]
     alone = make_context(system_of_the_region(solvated, ion), solvated.positions[ion])
     assert energy_of(alone) < -50.0
-    assert image_charges(create_mm_system(solvated.topology, nonbondedMethod=app.NoCutoff), ion) is None
+    without = create_mm_system(solvated.topology, nonbondedMethod=app.NoCutoff)
+    assert images_of_region(without, ion, quiet_model()) is None
+    # A model without charges has no images to put in their place.
+    short = quiet_model()
+    short.charge_head = NoCharges()
+    assert images_of_region(solvated.mm_system, ion, short) is None
+    twice = system_from_xml(openmm.XmlSerializer.serialize(solvated.mm_system))
+    [first] = [f for f in twice.getForces() if isinstance(f, openmm.NonbondedForce)]
+    twice.addForce(openmm.NonbondedForce(first))
+    with pytest.raises(EmbeddingError, match="2 NonbondedForces of the system sum the periodic images"):
+        images_of_region(twice, ion, quiet_model())
 
 
 def test_an_uncharged_region_has_no_images(solvated):
@@ -86,8 +99,32 @@ def test_an_uncharged_region_has_no_images(solvated):
     water = solvated.atoms_of("HOH", count=1)
     for i in water:
         nonbonded.setParticleParameters(i, 0.0, *nonbonded.getParticleParameters(i)[1:])
-    assert image_charges(system, water) is None
-    assert sum(image_charges(solvated.mm_system, water)) == pytest.approx(0.0, abs=1e-9)
+    assert images_of_region(system, water, quiet_model()) is None
+    charges = images_of_region(solvated.mm_system, water, quiet_model())
+    assert sum(charges) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_restraint_over_periodic_distances_makes_no_box(solvated, model):
+    """OpenMM then says that the system is periodic; a droplet in it has no images all the same."""
+    droplet = create_mm_system(solvated.topology, nonbondedMethod=app.NoCutoff)
+    restraint = openmm.CustomExternalForce("periodicdistance(x, y, z, 0, 0, 0)^2")
+    restraint.addParticle(0)
+    droplet.addForce(restraint)
+    assert droplet.usesPeriodicBoundaryConditions() and not is_periodic(droplet)
+    assert is_periodic(solvated.mm_system)
+    mixed = create_mixed_system(solvated.topology, droplet, solvated.peptide, model, route="python")
+    [force] = [f for f in mixed.getForces() if f.getName() == "LES"]
+    assert not force.usesPeriodicBoundaryConditions()
+
+
+def test_biases_on_the_region_do_not_go_in_silence(solvated, model):
+    biased = system_from_xml(openmm.XmlSerializer.serialize(solvated.mm_system))
+    umbrella = openmm.CustomTorsionForce("0.5*umbrella*(theta-1)^2")
+    umbrella.addGlobalParameter("umbrella", 10.0)
+    umbrella.addTorsion(*solvated.peptide[:4], [])
+    biased.addForce(umbrella)
+    with pytest.warns(UserWarning, match="1 terms of a CustomTorsionForce within the ML region .* be added"):
+        without_internal_terms(replace(solvated, mm_system=biased), solvated.peptide)
 
 
 def test_terms_and_constraints_of_the_region_go_and_no_others(solvated):

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _KINDS = ("MACELES", "ScaleShiftMACE", "MACE")
 # Terms of published weights, by file name or class; a file itself says nothing about its licence.
 _LICENSES = (
-    (r"mace.?off", "ASL (Academic Software License: non-commercial)"),
+    (r"mace.?(off|omat|matpes)", "ASL (Academic Software License: non-commercial)"),
     (r"mace.?les", "CC-BY-NC-4.0 (non-commercial) where it is one of those published with the LES papers"),
 )
 _UNKNOWN = "not stated in the file; ask where it comes from"

@@ -53,7 +53,8 @@ class MACEHarvester(MACERecords):
         heads = [str(h) for h in (self.root.get("heads") or ["default"])]
         if head is None and len(heads) > 1:
             raise CheckpointError(
-                f"{file.path} has several heads ({', '.join(heads)}): choose one (`head`, --head)"
+                f"{file.path} has several heads ({', '.join(heads)}): choose one (`head`, or "
+                "openmm-les convert --head)"
             )
         if head is not None and head not in heads:
             raise CheckpointError(f"{file.path} has no head {head!r}, it has {', '.join(heads)}")
