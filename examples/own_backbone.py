@@ -1,4 +1,4 @@
-"""A short-range potential of one's own gets latent charges: written, trained, saved, run in OpenMM.
+"""A short-range potential of one's own gets latent charges: written, trained, run in OpenMM.
 
     python examples/own_backbone.py
 

@@ -18,6 +18,7 @@ from openmm_les.models.model import LESModel
 from openmm_les.models.response import whole_positions
 from openmm_les.molecules import connected_molecules, covalent_bonds, molecule_charges
 
+_OF_ASE = {"restart", "label", "atoms", "directory"}
 _DTYPES = {"single": torch.float32, "double": torch.float64}
 
 
@@ -37,6 +38,12 @@ class LESCalculator(Calculator):
         who carries which charge (`reset` forgets them)
     precision : "single" or "double"
     device : of torch
+    settings : of ASE's `Calculator`: ``atoms``, ``label``, ``directory``, ``restart``
+
+    Raises
+    ------
+    TypeError
+        Another argument.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress", "charges", "dipole"]
@@ -52,6 +59,9 @@ class LESCalculator(Calculator):
         device: str = "cpu",
         **settings: Any,
     ) -> None:
+        unknown = sorted(settings.keys() - _OF_ASE)
+        if unknown:
+            raise TypeError(f"unknown argument {', '.join(unknown)} of LESCalculator")
         super().__init__(**settings)
         if precision not in _DTYPES:
             raise ValueError(f"`precision` must be one of {', '.join(_DTYPES)}, got {precision!r}")
@@ -77,6 +87,8 @@ class LESCalculator(Calculator):
     ) -> None:
         """Everything at once, the stress where there is a cell; called by ASE.
 
+        Of a model that responds the stress is dear: it is given where it is asked for.
+
         Raises
         ------
         PropertyNotImplementedError
@@ -97,7 +109,8 @@ class LESCalculator(Calculator):
         molecules, charges = self._molecules(atoms, cell)
         geometry = (atoms.positions, atoms.numbers, cell)
         of_molecules: dict[str, Any] = {"total_charge": charges, "molecules": molecules}
-        result = self.model.evaluate(*geometry, **of_molecules, stress=periodic)
+        stress = periodic and ("stress" in properties or not self.model.responds)
+        result = self.model.evaluate(*geometry, **of_molecules, stress=stress)
         places = atoms.positions
         if periodic:
             places = whole_positions(self.model.make_graph(*geometry, **of_molecules)).double().cpu().numpy()

@@ -120,6 +120,8 @@ def test_what_it_cannot_do(calculator):
         gold.get_potential_energy()
     with pytest.raises(ValueError, match="`precision` must be"):
         LESCalculator(MODEL, precision="half")
+    with pytest.raises(TypeError, match="unknown argument charge of LESCalculator"):
+        LESCalculator(MODEL, charge=1)
 
 
 def test_results_go_into_files(calculator, tmp_path):

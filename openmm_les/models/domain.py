@@ -39,7 +39,7 @@ class FeatureDomain(nn.Module):
 
     def __init__(self, elements: List[int], n_features: int) -> None:
         super().__init__()
-        self.settings = dict(elements=list(elements), n_features=n_features)
+        self.settings = dict(elements=[int(z) for z in elements], n_features=n_features)
         self.n_elements = len(elements)
         self.register_buffer("index", element_index(elements), persistent=False)
         self.register_buffer("means", torch.zeros(len(elements), n_features))

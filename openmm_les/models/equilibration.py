@@ -110,7 +110,7 @@ class ChargeEquilibration(nn.Module):
         if solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {', '.join(SOLVERS)}, got {solver!r}")
         self.settings = dict(
-            elements=list(elements),
+            elements=[int(z) for z in elements],
             n_features=n_features,
             n_hidden=n_hidden,
             gain=gain,

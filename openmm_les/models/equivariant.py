@@ -93,7 +93,7 @@ class EquivariantBackbone(ExactConstants):
             if not 0 < size < math.inf:
                 raise ValueError(f"`{name}` must be positive, got {size}")
         self.settings = {
-            "elements": list(elements),
+            "elements": [int(z) for z in elements],
             **sizes,
             "equivariants": equivariants,
             "charge_embedding": charge_embedding,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openmm_les.graph import Graph
+from openmm_les.models.heads import NoCharges
 from openmm_les.models.uniform_field import check_flow, external_energy, field_energy, field_of_graph
 
 if TYPE_CHECKING:
@@ -78,10 +79,13 @@ def evaluate_graph(model: LESModel, graph: Graph, stress: bool = False) -> Evalu
 def evaluate_in_field(model: LESModel, graph: Graph, electric_field: np.ndarray) -> Evaluation:
     """The same in a field, [3] in V/Å, with the surrogate that simulations differentiate.
 
-    Raises ValueError where `electric_field` is not three finite numbers, or energy or forces are not finite.
+    Raises ValueError where `electric_field` is not three finite numbers, the model has no charges, or energy
+    or forces are not finite.
     """
     if electric_field.shape != (3,) or not np.isfinite(electric_field).all():
         raise ValueError(f"`electric_field` must be three numbers in V/Å, got {electric_field.tolist()}")
+    if electric_field.any() and isinstance(model.charge_module(), NoCharges):
+        raise ValueError("`electric_field` acts on charges, which the model does not have")
     if electric_field.any() and bool((graph.cells != 0.0).any()):
         check_flow(model, len(torch.unique(graph.molecules)))
     uniform = field_of_graph(graph, torch.from_numpy(electric_field))

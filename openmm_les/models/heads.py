@@ -67,7 +67,9 @@ class LatentChargeHead(nn.Module):
         super().__init__()
         if not 0.0 < gain < math.inf:
             raise ValueError(f"`gain` must be positive, got {gain}")
-        self.settings = dict(elements=list(elements), n_features=n_features, n_hidden=n_hidden, gain=gain)
+        self.settings = dict(
+            elements=[int(z) for z in elements], n_features=n_features, n_hidden=n_hidden, gain=gain
+        )
         self.gain = float(gain)
         self.register_buffer("index", element_index(elements), persistent=False)
         # Fixed, and the network starts silent and at a small gain: while forces are still wrong

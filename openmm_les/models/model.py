@@ -81,7 +81,7 @@ class LESModel(nn.Module):
         self.electrostatics = electrostatics
         self.domain = domain
         self.set_sources(sources)
-        self.elements = elements
+        self.elements = [int(z) for z in elements]
         self.cutoff = float(cast(float, backbone.cutoff))
         # Not annotated in place: torch.jit.script warns of that.
         self.metadata = dict[str, Any]()

@@ -83,7 +83,7 @@ class MultipoleSources(nn.Module):
         if not (dipoles or quadrupoles or polarizability):
             raise ValueError("these sources would be charges alone: a model needs no `sources` for them")
         self.settings = dict(
-            elements=list(elements),
+            elements=[int(z) for z in elements],
             n_features=n_features,
             n_equivariants=n_equivariants,
             dipoles=dipoles,

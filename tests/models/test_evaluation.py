@@ -10,6 +10,7 @@ import torch
 from openmm_les.electrostatics import LatentCoulomb
 from openmm_les.exceptions import UnknownElementError
 from openmm_les.models.evaluation import Evaluation
+from openmm_les.models.heads import NoCharges
 from tests.builders import WATER, WATER_NUMBERS, make_graph, small_model
 from tests.models.test_model import CELL, MODEL, TWO_WATERS, energy_and_forces
 
@@ -28,6 +29,14 @@ def test_evaluate_equals_forward(cell):
     assert found.forces.dtype == found.latent_charges.dtype == np.float64
     np.testing.assert_allclose(found.forces, forces.numpy(), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(found.latent_charges, output.latent_charges.detach().numpy(), atol=1e-12)
+
+
+def test_a_field_needs_charges():
+    model = copy.deepcopy(MODEL)
+    model.charge_head = NoCharges()
+    assert np.isfinite(model.evaluate(WATER, WATER_NUMBERS).energy)
+    with pytest.raises(ValueError, match="acts on charges, which the model does not have"):
+        model.evaluate(WATER, WATER_NUMBERS, electric_field=(0.0, 0.0, 0.1))
 
 
 def test_evaluate_takes_plain_lists_and_leaves_its_input_alone():

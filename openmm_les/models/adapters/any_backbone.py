@@ -66,7 +66,7 @@ def add_latent_charges(
     elements : atomic numbers it knows
     reference_energies : eV per atom of each element
     smearing : Å, of the latent charges
-    freeze_backbone : only the charge head is to be trained
+    freeze_backbone : only the charge head is to be trained; False leaves the backbone as it comes
 
     Raises
     ------
@@ -81,7 +81,10 @@ def add_latent_charges(
     if parameter is not None:
         head = head.to(parameter.device, parameter.dtype)
     model = LESModel(backbone, head, LatentCoulomb(smearing), list(elements), reference_energies)
-    model.backbone.requires_grad_(not freeze_backbone)
+    if parameter is not None:
+        model.to(parameter.device)
+    if freeze_backbone:
+        model.backbone.requires_grad_(False)
     check_backbone(model)
     return model
 
@@ -90,7 +93,7 @@ def check_backbone(model: LESModel) -> None:
     """Raise ValueError unless a model's backbone does what every part relies on.
 
     Tried on two small clusters of its elements: shapes and dtypes, a batch that equals its parts,
-    invariance to translation and to the order of atoms, energies that depend on positions.
+    invariance to translation, rotation and the order of atoms, energies that depend on positions.
     """
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(1)
@@ -100,7 +103,11 @@ def check_backbone(model: LESModel) -> None:
     places = corners + 0.2 * torch.rand(7, 3, dtype=torch.float64, generator=generator)
     places = places.to(parameter.device, parameter.dtype)
 
-    def run(order: List[int], shift: float, parts: List[int]) -> Tuple[Tuple[Tensor, Tensor], Tensor]:
+    turned = places[:, [1, 2, 0]]  # by 120° about the diagonal
+
+    def run(
+        order: List[int], shift: float, parts: List[int], places: Tensor = places
+    ) -> Tuple[Tuple[Tensor, Tensor], Tensor]:
         with parameter.device:
             graph = _clusters(places[order] + shift, [numbers[i] for i in order], parts, model.cutoff)
         with torch.enable_grad():
@@ -125,9 +132,12 @@ def check_backbone(model: LESModel) -> None:
     near: Callable[[Tensor, Tensor], bool] = lambda a, b: torch.allclose(a, b, rtol=1e-3, atol=1e-4)  # noqa: E731
     moved, _ = run(list(range(7)), 1.7, [7])
     mixed, _ = run(order, 0.0, [7])
+    rotated, _ = run(list(range(7)), 0.0, [7], turned)
     for name, k in (("energies", 0), ("features", 1)):
         if not near(moved[k], whole[k]):
             raise ValueError(f"the backbone's {name} change when all atoms are moved together")
+        if not near(rotated[k], whole[k]):
+            raise ValueError(f"the backbone's {name} change when all atoms are turned together")
         if not near(mixed[k], whole[k][order]):
             raise ValueError(f"the backbone's {name} depend on the order of atoms")
     both, _ = run(list(range(7)), 0.0, [4, 3])

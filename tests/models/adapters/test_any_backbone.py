@@ -54,9 +54,9 @@ class SavedToy(PairBackbone):
         return {"cutoff": self.cutoff}
 
 
-def toy_model(**options):
+def toy_model(elements=ELEMENTS, **options):
     torch.manual_seed(0)
-    return add_latent_charges(SavedToy(), ELEMENTS, reference_energies=[-13.0, -1000.0, -2000.0], **options)
+    return add_latent_charges(SavedToy(), elements, reference_energies=[-13.0, -1000.0, -2000.0], **options)
 
 
 def test_charges_are_added():
@@ -127,6 +127,7 @@ def test_saved_once_registered(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match=r"SavedToy cannot be saved; .* register_backbone"):
         save_model(model, path)
     assert register_backbone(SavedToy) is SavedToy
+    model = toy_model(list(np.array(ELEMENTS)))  # whose numbers JSON does not take
     save_model(model, path)
     again = load_model(path)
     numbers = np.array(WATER_NUMBERS)
@@ -160,6 +161,8 @@ class Bad(nn.Module):
             energies = 0.0 * energies + 1.0
         if self.fault == "translation":
             energies = energies + positions[:, 0]
+        if self.fault == "rotation":
+            features = features.index_add(0, pairs[0], vectors[:, :1] * torch.exp(-r2).unsqueeze(1))
         if self.fault == "order":
             energies = energies + 0.1 * torch.arange(len(positions))
         if self.fault == "batch":
@@ -174,6 +177,7 @@ class Bad(nn.Module):
         ("dtype", r"energies must be \[7\] of torch.float32, got \[7\] of torch.float64"),
         ("constant", "do not depend on positions"),
         ("translation", "energies change when all atoms are moved together"),
+        ("rotation", "features change when all atoms are turned together"),
         ("order", "energies depend on the order of atoms"),
         ("batch", "features of one configuration depend on others in the batch"),
     ],
