@@ -53,9 +53,9 @@ def dielectric_constant(
     """
     if series.volumes is None:
         raise ValueError("a dielectric constant needs a periodic system: the dipoles come without volumes")
-    series = series.since(discard)
-    n = len(series)
     times_known = not np.isnan(series.times).any()
+    series = series.since(discard) if times_known else series
+    n = len(series)
     check_fluctuations(n, temperature, n_blocks, ions=series.ions, times_known=times_known)
     dipoles, volumes = series.dipoles, series.volumes
     # About a fixed point first: a large mean would eat the digits of the difference of squares.

@@ -181,7 +181,8 @@ class TrajectorySource:
         n_atoms = self.topology.n_atoms if by_atom else self.n_atoms_in_file
         largest = max(1, min(500, _CHUNK_COORDINATES // (3 * n_atoms)))
         n_chunks = math.ceil(self.n_frames / largest)
-        return math.ceil(self.n_frames / n_chunks)
+        exact = (size for size in range(largest, largest // 4, -1) if self.n_frames % size == 0)
+        return next(exact, math.ceil(self.n_frames / n_chunks))
 
     def _spacing_in_header(self) -> float | None:
         if self.path is not None and self.path.suffix == ".dcd":
@@ -319,7 +320,8 @@ def uniform_spacing(times: np.ndarray, name: str = "`times`") -> float:
         raise ValueError(f"{name}: one frame has no spacing in time")
     spacing = float(np.median(steps))
     # Formats that hold times in single precision round them to ever coarser ones.
-    rounding = 2.0 * float(np.spacing(np.float32(np.abs(times).max())))
+    single = times.astype(np.float32)
+    rounding = 2.0 * float(np.spacing(np.abs(single).max())) if (single == times).all() else 0.0
     if not spacing > 0.0 or np.abs(steps - spacing).max() > max(0.01 * spacing, rounding):
         raise ValueError(
             f"{name}: frames are not evenly spaced in time (steps from {steps.min():g} to {steps.max():g}); "

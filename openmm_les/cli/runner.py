@@ -19,7 +19,7 @@ from openmm import app, unit
 from openmm_les.analysis.energies import plot_energies, read_energies, summarize
 from openmm_les.cli import bonds, novelty
 from openmm_les.cli.console import RunProgress, log_to_stderr, note, say, stderr, stdout, summary_table
-from openmm_les.cli.settings import ALL, NONE, Settings, steps_of
+from openmm_les.cli.settings import ALL, DEFAULT_FORCE_FIELD, NONE, Settings, steps_of
 from openmm_les.engine import dynamics, inputs
 from openmm_les.engine.energies import EnergyRow
 from openmm_les.engine.run_directory import (
@@ -169,6 +169,8 @@ def select_atoms(topology: app.Topology, selection: str) -> list[int]:
 
 def _prepare(settings: Settings) -> inputs.Structure:
     structure = inputs.read_structure([Path(path) for path in settings.structure])
+    if structure.prmtop is not None and settings.force_field != DEFAULT_FORCE_FIELD:
+        raise ValueError("--force-field is not read beside an Amber topology, which holds one")
     if settings.solvate:
         structure = inputs.solvate(
             structure,
@@ -290,7 +292,8 @@ def _total_charge(settings: Settings, topology: app.Topology) -> float:
     formal = float(np.sum(formal_charges(np.array(atomic_numbers(topology)), bonds)))
     if math.isfinite(formal) and formal != 0.0:
         raise ValueError(
-            f"the ML atoms carry {formal:+g} e by their valences: give their total charge with --charge"
+            f"the ML atoms carry {formal:+g} e by their valences: give their total charge with --charge "
+            "(0, too, if that is what it is)"
         )
     return 0.0
 

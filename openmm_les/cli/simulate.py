@@ -63,16 +63,18 @@ def _check_heeded(given: set[str], settings: Settings) -> None:
         naming the option and what it needs
     """
     solvate = (settings.solvate, "goes with --solvate")
-    force_field = (settings.ml != ALL or settings.solvate, "is of a force field, which --ml all does without")
+    without = "is of a force field, which --ml all does without"
+    some_ml = (settings.ml != NONE, "is of an ML region, which --ml none does without")
     needs = {
         "padding": solvate,
         "ionic_strength": solvate,
         "pressure": (settings.ensemble == "npt", "goes with --ensemble npt"),
-        "force_field": (
-            force_field if len(settings.structure) == 1 else (False, "is not read beside an Amber topology")
-        ),
-        "cutoff": (settings.ml != ALL, force_field[1]),
-        "embedding": (settings.ml != NONE, "is of an ML region, which --ml none does without"),
+        "friction": (settings.ensemble != "nve", "is of a bath, which --ensemble nve does without"),
+        "minimize_iterations": (settings.minimize, "does not go with --no-minimize"),
+        "force_field": (settings.ml != ALL or settings.solvate, without),
+        "cutoff": (settings.ml != ALL, without),
+        "embedding": some_ml,
+        "route": some_ml,
     }
     for name in sorted(given & needs.keys()):
         heeded, reason = needs[name]

@@ -195,9 +195,9 @@ def split_terms(force: ElementTree.Element, chosen: set[int]) -> ElementTree.Ele
     parameters = {item.get("name") for item in force.findall("./GlobalParameters/Parameter")}
     if found and parameters - {"pi"}:  # a constant of CHARMM's impropers
         warnings.warn(
-            f"{found} terms of a {kind} within the ML region are taken for the force field's and removed; "
-            "a bias or restraint on it must be added to the system that comes back",
-            stacklevel=5,
+            f"{found} terms of a {kind} within the ML region are taken for the force field's and removed or "
+            "faded; a bias or restraint on it must be added to the system that comes back",
+            stacklevel=4,
         )
     return within if found else None
 

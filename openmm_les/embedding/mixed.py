@@ -20,7 +20,7 @@ from openmm_les.embedding.mechanical import images_of_region, is_periodic, remov
 from openmm_les.embedding.regions import find_region
 from openmm_les.engine.boundary import LAMBDA_INTERPOLATE
 from openmm_les.engine.embedded_force import EMBEDDED_PARAMETERS, make_embedded_force
-from openmm_les.engine.field import field_parameters, refuse_derivatives
+from openmm_les.engine.field import field_parameters, refuse_derivatives, warn_of_sign
 from openmm_les.engine.force import make_force
 from openmm_les.engine.surroundings import CouplingSettings
 from openmm_les.engine.topology import bonds_among
@@ -121,8 +121,8 @@ def create_mixed_system(
             "the model has no latent charges to meet the MM charges with; use embedding='mechanical', or "
             "give it charges (openmm_les.models.add_latent_charges)"
         )
-    if embedding == "electrostatic" or electric_field is not None:
-        _warn_of_sign(model)
+    if embedding == "electrostatic" and electric_field is None:  # which warns of it, too
+        warn_of_sign(model)
     if embedding == "electrostatic":
         system = interpolated_system(mm_system, region) if interpolate else embedded_system(mm_system, region)
         periodic, settings = coupling_settings(mm_system, coupling)
@@ -179,16 +179,6 @@ def create_mixed_system(
         system.addForce(refuse_derivatives({**field_parameters(electric_field), **scaled}))
         add_field_on_charges(system, mm_system, region, electric_field)
     return system
-
-
-def _warn_of_sign(model: LESModel) -> None:
-    if model.metadata.get("charge_sign", {}).get("ambiguous"):
-        warnings.warn(
-            "the sign of the model's latent charges could not be told when it was converted: compare the "
-            "dipole of a molecule you know, and convert it again with the sign (openmm-les convert "
-            "--charge-sign)",
-            stacklevel=3,
-        )
 
 
 __all__ = ["EMBEDDINGS", "create_mixed_system"]

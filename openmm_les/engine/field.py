@@ -8,6 +8,7 @@ while they drift through the wall. Forces never jump.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -61,9 +62,21 @@ def check_feels_field(
             "the model has no latent charges for an electric field to act on; give it some "
             "(openmm_les.models.add_latent_charges) or leave `electric_field` out"
         )
+    warn_of_sign(model)
     if periodic:
         check_flow(model, len(set(molecules)))
         check_bonded(molecules, bonds)
+
+
+def warn_of_sign(model: LESModel) -> None:
+    """Warn where charges are to meet others or a field, and nobody knows their sign."""
+    if model.metadata.get("charge_sign", {}).get("ambiguous"):
+        warnings.warn(
+            "the sign of the model's latent charges could not be told when it was converted: compare the "
+            "dipole of a molecule you know, and convert it again with the sign (openmm-les convert "
+            "--charge-sign)",
+            stacklevel=3,
+        )
 
 
 def fixed_charge_force(
@@ -140,4 +153,5 @@ __all__ = [
     "field_parameters",
     "fixed_charge_force",
     "refuse_derivatives",
+    "warn_of_sign",
 ]

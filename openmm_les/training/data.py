@@ -170,9 +170,7 @@ def split_configurations(
     DataError
         A file says something else than train, valid or test, or there is nothing to draw from.
     """
-    unknown = sorted(set(configurations.split.tolist()) - {"", *SPLITS})
-    if unknown:
-        raise DataError(f"`split` must be {', '.join(SPLITS)} or empty; got {', '.join(unknown)}")
+    check_splits(configurations)
     if (configurations.split != "").all():
         return configurations
     if not 0.0 < valid_fraction < 1.0:
@@ -192,16 +190,26 @@ def split_configurations(
     if len(np.unique(molecules)) < 10:
         logger.warning("fewer than ten molecules: validation frames are drawn at random")
         molecules = np.arange(n).astype(str)
-    kinds = np.unique(molecules)
-    held_out = np.random.default_rng(seed).permutation(kinds)[: max(1, round(valid_fraction * len(kinds)))]
-    drawn = np.where(np.isin(molecules, held_out), "valid", "train")
+    splits = configurations.split
     said: dict[str, set[str]] = {}
-    for molecule, split in zip(molecules.tolist(), configurations.split.tolist()):
+    for molecule, split in zip(molecules.tolist(), splits.tolist()):
         said.setdefault(molecule, set()).update({split} - {""})
-    followed = [
-        next(iter(s)) if len(s := said[m]) == 1 else d for m, d in zip(molecules.tolist(), drawn.tolist())
-    ]
-    return replace(configurations, split=np.where(configurations.split == "", followed, configurations.split))
+    kinds = np.array([molecule for molecule, found in said.items() if len(found) != 1])
+    kinds.sort()
+    held_out = np.random.default_rng(seed).permutation(kinds)[: max(1, round(valid_fraction * len(kinds)))]
+    drawn = np.where(np.isin(molecules, held_out), "valid", "train").tolist()
+    followed = [next(iter(s)) if len(s := said[m]) == 1 else d for m, d in zip(molecules.tolist(), drawn)]
+    n_following = sum(len(said[m]) == 1 and s == "" for m, s in zip(molecules.tolist(), splits.tolist()))
+    if n_following:
+        logger.warning("%d configurations without a split follow others of their molecule", n_following)
+    return replace(configurations, split=np.where(splits == "", followed, splits))
+
+
+def check_splits(configurations: Configurations) -> None:
+    """Raise DataError where a file says something else than train, valid, test or nothing."""
+    unknown = sorted(set(configurations.split.tolist()) - {"", *SPLITS})
+    if unknown:
+        raise DataError(f"`split` must be {', '.join(SPLITS)} or empty; got {', '.join(unknown)}")
 
 
 def fingerprint(*parts: Configurations) -> str:
@@ -285,6 +293,7 @@ def fit_reference_energies(configurations: Configurations, elements: Sequence[in
 __all__ = [
     "SPLITS",
     "Configurations",
+    "check_splits",
     "concatenate",
     "element_counts",
     "fit_reference_energies",

@@ -18,6 +18,8 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 # Words with which the attribute `units` of a flat file begins its entries.
 _KINDS = {
     "positions": "length",
+    "length": "length",
+    "force": "force",
     "energy": "energy",
     "forces": "force",
     "dipole": "dipole",
@@ -119,13 +121,12 @@ def _flat(
             f"`offsets` of {path} do not rise from 0 to its {n_atoms} atoms, but go from "
             f"{' to '.join(map(str, offsets[[0, -1]])) if len(offsets) else 'nothing'}{where}"
         )
-    stress_key = optional["stress"]
     names = {
         "length": "positions",
         "energy": energy_key,
         "force": forces_key,
         "dipole": optional["dipole"],
-        "stress": stress_key,
+        "stress": optional["stress"],
     }
     # "energy hartree" speaks of an array of another name, too, unless there is one called energy; a virial
     # is no stress.
@@ -133,7 +134,12 @@ def _flat(
     of_kind = {_KINDS[word]: declared[word] for word in words}
     of_array = {kind: declared[key] for kind, key in names.items() if key in declared}
     units = FileUnits(path, labels, {**of_kind, **of_array})
-    length = units.factor("length")
+    for kind in ("dipole", "stress"):
+        if optional[kind] and not (labels.key(kind) or labels.unit(kind) or kind in units.declared):
+            say(f"{path.name}: `{optional[kind]}` is left out, nothing says its unit (--{kind}-unit)")
+            optional[kind] = ""
+    stress_key = optional["stress"]
+    length, energy, force = (units.factor(kind) for kind in ("length", "energy", "force"))
     cell = arrays.get("cell", np.zeros((n, 3, 3))).astype(np.float64) * length
     stress = arrays[stress_key].astype(np.float64) if stress_key else None
     born = arrays[optional["born_charges"]] if optional["born_charges"] else None
@@ -142,8 +148,8 @@ def _flat(
             np.diff(offsets),
             arrays["atomic_numbers"],
             arrays["positions"].astype(np.float64) * length,
-            forces_from(arrays[forces_key].astype(np.float64), forces_key) * units.factor("force"),
-            arrays[energy_key].astype(np.float64) * units.factor("energy"),
+            forces_from(arrays[forces_key].astype(np.float64), forces_key) * force,
+            arrays[energy_key].astype(np.float64) * energy,
             cell=cell,
             total_charge=arrays.get(optional["total_charge"]),
             dipole=arrays[optional["dipole"]] * units.factor("dipole") if optional["dipole"] else None,

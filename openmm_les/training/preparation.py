@@ -20,6 +20,7 @@ from openmm_les.training.batches import GraphData
 from openmm_les.training.checks import Report, check_configurations
 from openmm_les.training.data import (
     Configurations,
+    check_splits,
     concatenate,
     fit_reference_energies,
     group_shares,
@@ -58,6 +59,7 @@ def load_data(settings: TrainingSettings, console: Console) -> tuple[Configurati
         )
 
     data = read(settings.data)
+    check_splits(data)
     if settings.valid:
         data.split = np.where(data.split == "test", "test", "train")  # a test set stays one
         valid = read(settings.valid)

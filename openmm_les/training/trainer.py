@@ -6,7 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,29 +66,31 @@ def train(
         torch.set_num_threads(settings.threads)
     module = prepare(settings, directory, console)
     recorder = Recorder(directory, settings.save_minutes, console, tensorboard=settings.tensorboard)
-    with _quiet_lightning(), _stop_on_interrupt(recorder):
-        trainer = pl.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy=_strategy(settings),
-            precision="64-true" if settings.dtype == "float64" else "32-true",
-            max_epochs=-1,
-            val_check_interval=settings.validate_every,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            gradient_clip_val=settings.gradient_clip,
-            callbacks=[recorder],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            inference_mode=False,
-            default_root_dir=directory,
-        )
-        directory.mkdir(parents=True, exist_ok=True)
-        with sole_process(directory) if main else nullcontext():
+    with ExitStack() as held:
+        with _quiet_lightning(), _stop_on_interrupt(recorder):
+            trainer = pl.Trainer(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                num_nodes=settings.nodes,
+                strategy=_strategy(settings),
+                precision="64-true" if settings.dtype == "float64" else "32-true",
+                max_epochs=-1,
+                val_check_interval=settings.validate_every,
+                check_val_every_n_epoch=None,
+                num_sanity_val_steps=0,
+                gradient_clip_val=settings.gradient_clip,
+                callbacks=[recorder],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                inference_mode=False,
+                default_root_dir=directory,
+            )
+            directory.mkdir(parents=True, exist_ok=True)
+            if main:
+                held.enter_context(sole_process(directory))
             if main and not resume:
                 settings.write(directory / SETTINGS)
                 if settings.init:
@@ -98,17 +100,18 @@ def train(
             except Interrupted:
                 say(console, f"stopped at step {trainer.global_step}; go on with --resume {directory}")
                 return False
-    if trainer.global_step == module.first_step:
-        say(console, f"the run in {directory} was finished already")
-    elif module.stopped_early():
-        say(
-            console, f"stopped at step {trainer.global_step}: {module.stale} validations without a better one"
-        )
-    if main:
-        with console.status("card and plots"):
-            _finish(module, settings, directory, console)
-    say(console, f"best model: {directory / MODEL}")
-    return True
+        if trainer.global_step == module.first_step:
+            say(console, f"the run in {directory} was finished already")
+        elif module.stopped_early():
+            say(
+                console,
+                f"stopped at step {trainer.global_step}: {module.stale} validations without a better one",
+            )
+        if main:
+            with console.status("card and plots"):
+                _finish(module, settings, directory, console)
+        say(console, f"best model: {directory / MODEL}")
+        return True
 
 
 def resume_training(directory: Path, *, console: Console | None = None) -> bool:
@@ -123,7 +126,7 @@ def resume_training(directory: Path, *, console: Console | None = None) -> bool:
 def _strategy(settings: TrainingSettings) -> str:
     """How processes share the work; charges join in late, so that some weights have no gradient at first."""
     several = settings.devices * settings.nodes > 1
-    if several and settings.strategy in ("auto", "ddp"):
+    if settings.strategy == "ddp" or (several and settings.strategy == "auto"):
         return "ddp_find_unused_parameters_true"
     return settings.strategy
 

@@ -84,6 +84,8 @@ def test_questions_without_an_answer():
         dielectric_constant(series, 300.0, n_blocks=20)
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         dielectric_constant(series, -1.0)
+    with pytest.raises(ValueError, match="the times of the frames are unknown"):
+        dielectric_constant(replace(series, times=np.full(20, np.nan)), 300.0)
     with pytest.raises(ValueError, match="`n_blocks` must be at least 2"):
         dielectric_constant(series, 300.0, n_blocks=1)
 

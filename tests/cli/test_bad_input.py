@@ -66,6 +66,11 @@ def arguments(options: dict[str, object]) -> list[object]:
         ({"--padding": 0.5}, "--padding goes with --solvate"),
         ({"--ionic-strength": 0.1}, "--ionic-strength goes with --solvate"),
         ({"--pressure": 1}, "--pressure goes with --ensemble npt"),
+        (
+            {"--friction": 1, "--ensemble": "nve"},
+            "--friction is of a bath, which --ensemble nve does without",
+        ),
+        ({"--route": "python"}, "--route is of an ML region, which --ml none does without"),
         ({"--embedding": "electrostatic"}, "--embedding is of an ML region, which --ml none does without"),
         ({"--ml": "all"}, "--cutoff is of a force field, which --ml all does without"),
     ],

@@ -69,7 +69,7 @@ def test_split_is_by_molecule():
     assert not held_out & trained
 
 
-def test_frames_follow_those_of_their_molecule_that_have_a_split():
+def test_frames_follow_those_of_their_molecule_that_have_a_split(caplog):
     toy = toy_configurations(60)
     names = np.array([f"M{i // 3}/{i % 3}" for i in range(60)])
     split = np.array(
@@ -79,6 +79,8 @@ def test_frames_follow_those_of_their_molecule_that_have_a_split():
     data = split_configurations(replace(toy, name=names, split=split), valid_fraction=0.5)
     assert data.split[:3].tolist() == ["test"] * 3
     assert data.split[6:12].tolist() == ["valid"] * 3 + ["train"] * 3
+    assert (data.split == "valid").sum() > 20
+    assert "5 configurations without a split follow others of their molecule" in caplog.text
     with pytest.raises(DataError, match="`split` must be train, valid, test or empty; got dev, val"):
         split_configurations(replace(toy, split=np.array(["train", "val", "dev"] * 20)))
 

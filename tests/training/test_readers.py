@@ -118,8 +118,15 @@ def test_flat_files_say_their_units(tmp_path):
     path = write_hdf5(tmp_path / "toy.h5", toy_configurations(3))
     with h5py.File(path, "a") as file:
         del file.attrs["units"]
-    with pytest.raises(DataError, match="does not say in which unit length is: give --length-unit"):
+    with pytest.raises(DataError, match=r"toy\.h5 does not say in which unit length is: give --length-unit"):
         read_configurations(path)
+    said = []
+    with h5py.File(path, "a") as file:
+        file.attrs["units"] = "length Å; energy eV; force eV/Å"
+    assert np.isnan(read_configurations(path, say=said.append).dipole).all()
+    assert said[0] == "toy.h5: `dipole` is left out, nothing says its unit (--dipole-unit)"
+    with pytest.raises(DataError, match="does not say in which unit dipole is: give --dipole-unit"):
+        read_configurations(path, LabelFormat(dipole_key="dipole"))
 
 
 def test_flat_arrays_without_names_or_charges(tmp_path):
