@@ -60,6 +60,8 @@ def start_run(settings: Settings, output: Path) -> int:
         structure = _prepare(settings)
         topology = structure.topology
         ml_atoms = select_atoms(topology, settings.ml)
+        if settings.ml != ALL:
+            _refuse_added_ions(structure, ml_atoms, settings.ml)
         mm_system = None
         if settings.ml != ALL:
             mm_system = inputs.build_mm_system(
@@ -165,6 +167,19 @@ def select_atoms(topology: app.Topology, selection: str) -> list[int]:
                 " is unknown: name it in the structure file (columns 77-78 of a PDB file)"
             )
     return indices
+
+
+def _refuse_added_ions(structure: inputs.Structure, ml_atoms: Sequence[int], selection: str) -> None:
+    """Raise ValueError where a selection of the solute, such as "not water", takes in ions of the solvent."""
+    if structure.first_added is None:
+        return
+    for index, atom in enumerate(structure.topology.atoms()):
+        added = index >= structure.first_added and len(list(atom.residue.atoms())) == 1
+        if added and index in ml_atoms:
+            raise ValueError(
+                f"--ml {selection!r} takes in ions that --solvate adds ({atom.residue.name}): name the "
+                "solute, as in --ml protein"
+            )
 
 
 def _prepare(settings: Settings) -> inputs.Structure:

@@ -33,6 +33,8 @@ class Structure:
     positions: np.ndarray
     """[n_atoms, 3], nm"""
     prmtop: app.AmberPrmtopFile | None = None
+    first_added: int | None = None
+    """index of the first atom that `solvate` added"""
 
     @property
     def periodic(self) -> bool:
@@ -140,7 +142,7 @@ def solvate(
     finally:
         random.setstate(state)
     positions = np.array(modeller.positions.value_in_unit(unit.nanometer))
-    return Structure(modeller.topology, positions)
+    return Structure(modeller.topology, positions, first_added=structure.topology.getNumAtoms())
 
 
 def build_mm_system(

@@ -247,6 +247,9 @@ def test_water_and_ions_are_added_on_request(openmm_les: Invoke, tmp_path: Path,
     assert names[:3] == ["ACE", "ALA", "NME"]
     assert names.count("HOH") > 50
     assert names.count("NA") == names.count("CL") > 0
+    region = ["--ml", "not water", "--solvate", "--padding", 0.4, "--ionic-strength", 0.5, "--steps", 2]
+    refused = openmm_les("simulate", peptide_pdb, *region, "--output", tmp_path / "ions")
+    assert refused.failed_with(2, "--ml 'not water' takes in ions that --solvate adds (")
 
 
 def test_interrupted_setup_keeps_nothing(quick: list[object], tmp_path: Path) -> None:
