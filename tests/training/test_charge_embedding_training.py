@@ -55,7 +55,14 @@ def test_a_trained_model_can_be_given_it(charged, tmp_path):
     run(charged, tmp_path / "on", init=init, charge_embedding=True, short_range_only=True)
     assert abs(gap(tmp_path / "on" / MODEL)) > 1e-3
     # Once there it stays, asked for or not.
-    run(charged, tmp_path / "further", init=str(tmp_path / "on" / MODEL), max_steps=4, validate_every=4)
+    run(
+        charged,
+        tmp_path / "further",
+        init=str(tmp_path / "on" / MODEL),
+        short_range_only=True,
+        max_steps=4,
+        validate_every=4,
+    )
     assert load_model(tmp_path / "further" / MODEL).backbone.charge_embedding is not None
 
 
