@@ -51,10 +51,10 @@ def dielectric_constant(
     ValueError
         No volumes, ions, unknown times, too few frames, or a temperature that is not positive.
     """
-    if series.volumes is None:
-        raise ValueError("a dielectric constant needs a periodic system: the dipoles come without volumes")
     times_known = not np.isnan(series.times).any()
     series = series.since(discard) if times_known else series
+    if series.volumes is None:
+        raise ValueError("a dielectric constant needs a periodic system: the dipoles come without volumes")
     n = len(series)
     check_fluctuations(n, temperature, n_blocks, ions=series.ions, times_known=times_known)
     dipoles, volumes = series.dipoles, series.volumes
