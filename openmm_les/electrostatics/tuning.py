@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -45,17 +45,19 @@ def mesh_sizes(cell: Tensor, spacing: float, least: int) -> List[int]:
     return sizes
 
 
-def _alias_moments(waves: Tensor, order: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``W²`` of a spline at waves ν, in mesh sizes, and ``Σ W²``, ``Σ νW²``, ``Σ ν²W²`` over aliases."""
+def _alias_moments(waves: Tensor, order: int) -> Tuple[Tensor, Tensor]:
+    """``W²``, ``νW²``, ``ν²W²`` of a spline at waves ν, in mesh sizes, and their sums over aliases, each [3, n].
+
+    The waves themselves are not among their aliases.
+    """
     own = torch.sinc(waves) ** (2 * order)
-    total, first, second = own.clone(), own * waves, own * waves**2
+    powers = torch.stack([torch.ones_like(waves), waves, waves**2])
+    others = torch.zeros_like(powers)
     for m in range(1, 6):
         for shifted in (waves + m, waves - m):
             share = torch.sinc(shifted) ** (2 * order)
-            total += share
-            first += share * shifted
-            second += share * shifted**2
-    return own, total, first, second
+            others += share * torch.stack([torch.ones_like(waves), shifted, shifted**2])
+    return powers * own, others
 
 
 def mesh_force_error(
@@ -95,32 +97,41 @@ def _mean_squares(mesh_cell: Tensor, order: int, width: float) -> Tuple[float, f
     # Middle of equal cells of the mesh's own waves; k and -k give the same.
     waves = (torch.arange(points, dtype=torch.float64) + 0.5) / points - 0.5
     half = waves[points // 2 :]
-    own1, total1, first1, second1 = (v.view(-1, 1, 1) for v in _alias_moments(half, order))
-    own, total, first, second = _alias_moments(waves, order)
-    own2, total2, first2, second2 = (v.view(1, -1, 1) for v in (own, total, first, second))
+    shapes = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
+    own, others = [], []
+    for part, shape in zip((half, waves, waves), shapes):
+        moments = _alias_moments(part, order)
+        own.append([v.view(shape) for v in moments[0]])
+        others.append([v.view(shape) for v in moments[1]])
     reciprocal = 2.0 * math.pi * torch.linalg.inv(mesh_cell.detach().double().cpu()).t()
     metric = reciprocal @ reciprocal.t()
-    x, y, z = half.view(-1, 1, 1), waves.view(1, -1, 1), waves
-    squares = metric[0, 0] * x * x + metric[1, 1] * y * y + metric[2, 2] * z * z
-    squares = squares + 2.0 * (metric[0, 1] * x * y + metric[0, 2] * x * z + metric[1, 2] * y * z)
-    aliases = total1 * total2 * total
-    aliased_squares = (
-        metric[0, 0] * second1 * total2 * total
-        + metric[1, 1] * total1 * second2 * total
-        + metric[2, 2] * total1 * total2 * second
-        + 2.0 * metric[0, 1] * first1 * first2 * total
-        + 2.0 * metric[0, 2] * first1 * total2 * first
-        + 2.0 * metric[1, 2] * total1 * first2 * first
-    )
+    weights = own[0][0] * own[1][0] * own[2][0]
+    # What aliases add, by itself: as a difference it would drown in the rounding of the whole.
+    added = _added(own, others, (0, 0, 0))
+    squares, added_squares = torch.zeros_like(weights), torch.zeros_like(weights)
+    coordinates = (half.view(shapes[0]), waves.view(shapes[1]), waves.view(shapes[2]))
+    for a in range(3):
+        for b in range(3):
+            moments_of = [(axis == a) + (axis == b) for axis in range(3)]
+            squares = squares + metric[a, b] * coordinates[a] * coordinates[b]
+            added_squares = added_squares + metric[a, b] * _added(own, others, moments_of)
+    aliases = weights + added
     exact = 4.0 * math.pi * torch.exp(-0.5 * width * width * squares) / squares
-    weights = own1 * own2 * own
     ours = exact * weights / aliases**2
-    error = exact**2 * squares - 2.0 * ours * exact * squares * weights + ours**2 * aliases * aliased_squares
+    # Q of the notes as s (G - D W²)² + D² (A B - s W⁴), A and B the sums over all aliases.
+    missed = exact * added * (aliases + weights) / aliases**2
+    aliased_squares = squares * weights + added_squares
+    error = missed**2 * squares + ours**2 * (added * aliased_squares + weights * added_squares)
     # d³k/(2π)³ of a cell: the mesh's waves fill 1/volume of one of its boxes; half were summed.
     step = 2.0 / (abs(float(torch.linalg.det(mesh_cell))) * points**3)
     liquid = exact**2 * squares * squares / (squares + SCREENING_WAVE**2)
-    # Errors below 1e-8 of the forces drown in rounding, which may be negative.
-    return max(float(error.sum()), 0.0) * step, float(liquid.sum()) * step
+    return float(error.sum()) * step, float(liquid.sum()) * step
+
+
+def _added(own: List[List[Tensor]], others: List[List[Tensor]], moments: Sequence[int]) -> Tensor:
+    """A product of moments, one along each axis, with aliases less the same without."""
+    (a, b, c), (x, y, z) = ([v[axis][moments[axis]] for axis in range(3)] for v in (own, others))
+    return x * (b + y) * (c + z) + a * y * (c + z) + a * b * z
 
 
 @functools.lru_cache(maxsize=256)
