@@ -46,7 +46,7 @@ def mesh_sizes(cell: Tensor, spacing: float, least: int) -> List[int]:
 
 
 def _alias_moments(waves: Tensor, order: int) -> Tuple[Tensor, Tensor]:
-    """``W²``, ``νW²``, ``ν²W²`` of a spline at waves ν, in mesh sizes, and sums over their aliases, [3, n] each.
+    """``W²``, ``νW²``, ``ν²W²`` of a spline at waves ν, in mesh sizes, and sums over aliases, [3, n] each.
 
     The waves themselves are not among their aliases.
     """
